@@ -1,0 +1,25 @@
+#pragma once
+
+// The only header of pawl that names LibTorch headers: the slimmest set that the core and the models
+// need. Users include further `torch/nn/...` headers themselves.
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/pimpl.h>
+#include <torch/nn/module.h>
+#include <torch/optim/optimizer.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+namespace pawl {
+inline namespace v0 {
+
+using torch::Tensor;
+namespace nn = torch::nn;
+
+}  // namespace v0
+}  // namespace pawl
