@@ -58,6 +58,11 @@ class Generator {
   /// would cost as much: this is a partial Fisher-Yates over a sparse array).
   std::vector<std::int64_t> sample(std::int64_t k, std::int64_t n);
 
+  /// An independent generator for item n of this one's sub-stream, whatever was drawn before.
+  Generator fork(std::int64_t n) const {
+    return Generator(mix(key_ ^ mix(static_cast<std::uint64_t>(n) + 0x632be59bd9b4e019ULL)));
+  }
+
   std::uint64_t key() const { return key_; }
   std::uint64_t counter() const { return counter_; }
 

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "error.hpp"
+#include "random.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// A last layer that knows about classes and tasks. A module may contain any number of them, anywhere;
+/// the learner finds them, announces classes before they are learned, and routes rows to their task.
+class Head : public nn::Module {
+ public:
+  using nn::Module::Module;
+
+  /// Makes room for the labels of an experience, before its first step or when a label is seen that was
+  /// never announced. `task` is -1 where there are no task ids. New rows draw their weights from `seed`.
+  /// Returns whether parameters were added or grew.
+  virtual bool announce(std::vector<std::int64_t> const& labels, std::int64_t task, Seed seed) = 0;
+
+  /// Task ids [N] int64 (host) of the rows of the next forward pass; undefined: none are known.
+  virtual void route(Tensor const& tasks) { (void)tasks; }
+
+  /// Whether rows need task ids to be predicted.
+  virtual bool per_task() const { return false; }
+};
+
+template <class M>
+concept ModuleHolder = requires(M m) { m.ptr(); };
+
+/// What can be trained: a module holder (`nn::Sequential`, a TORCH_MODULE) or a shared_ptr to a module,
+/// whose `forward` takes one tensor and returns logits [N, C].
+template <class M>
+concept Trainable = requires(M m, Tensor x) {
+  { m->forward(x) } -> std::convertible_to<Tensor>;
+  { m->parameters() };
+};
+
+/// A module of any type behind one interface: `forward` [N, ...] -> [N, C], and `features` [N, d] where
+/// the module has such a member, or is an `nn::Sequential` (all but its last layer).
+struct Model {
+  std::shared_ptr<nn::Module> module;
+  std::function<Tensor(Tensor const&)> forward;
+  std::function<Tensor(Tensor const&)> features;  ///< empty when the module cannot tell
+  std::vector<Head*> heads;                       ///< found inside the module
+
+  Model() = default;
+
+  template <Trainable M>
+    requires(!std::is_same_v<std::remove_cvref_t<M>, Model>)
+  Model(M holder) {  // NOLINT(google-explicit-constructor): any module is a model
+    if constexpr (ModuleHolder<M>) {
+      module = holder.ptr();
+    } else {
+      module = holder;
+    }
+    require(module != nullptr, "the model is empty: give a constructed module");
+    forward = [holder](Tensor const& x) mutable -> Tensor { return holder->forward(x); };
+    if constexpr (requires(Tensor x) { holder->features(x); }) {
+      features = [holder](Tensor const& x) mutable -> Tensor { return holder->features(x); };
+    } else if constexpr (std::is_same_v<M, nn::Sequential>) {
+      features = [holder](Tensor x) mutable -> Tensor {
+        for (auto layer = holder->begin(); layer + 1 != holder->end(); ++layer) {
+          x = layer->forward(x);
+        }
+        return x;
+      };
+    }
+    find_heads();
+  }
+
+  Model* operator->() { return this; }
+  std::vector<Tensor> parameters() const { return module->parameters(); }
+
+  void find_heads() {
+    heads.clear();
+    for (auto const& part : module->modules()) {
+      if (auto* head = dynamic_cast<Head*>(part.get())) heads.push_back(head);
+    }
+  }
+
+  void route(Tensor const& tasks) const {
+    for (auto* head : heads) head->route(tasks);
+  }
+  bool per_task() const {
+    for (auto const* head : heads) {
+      if (head->per_task()) return true;
+    }
+    return false;
+  }
+};
+
+/// Puts a module in train or eval mode for a scope, and every submodule back as found.
+class ModeScope {
+ public:
+  ModeScope(nn::Module& module, bool training) {
+    bool change = false;
+    for (auto& part : module.modules()) {
+      found_.emplace_back(part, part->is_training());
+      change = change || part->is_training() != training;
+    }
+    if (change) {
+      module.train(training);
+    } else {
+      found_.clear();
+    }
+  }
+  ~ModeScope() {
+    // Parents come before their children, so a child that differs is set last.
+    for (auto& [part, training] : found_) {
+      if (part->is_training() != training) part->train(training);
+    }
+  }
+  ModeScope(ModeScope const&) = delete;
+  ModeScope& operator=(ModeScope const&) = delete;
+
+ private:
+  std::vector<std::pair<std::shared_ptr<nn::Module>, bool>> found_;
+};
+
+}  // namespace v0
+}  // namespace pawl

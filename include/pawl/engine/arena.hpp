@@ -1,0 +1,240 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/archive.hpp"
+#include "../core/model.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+
+/// All trainable parameters of a module as views of one flat tensor (slices aligned to 64 bytes), and,
+/// once something asks for it, their gradients in another. Gaps between slices hold zeros.
+///
+/// `zero_grad`, another dtype or device, `torch::load` and replaced submodules unbind parameters from
+/// the flat tensor; `ensure()` notices and binds anew, keeping the parameters' values.
+class Arena {
+ public:
+  Arena() = default;
+  explicit Arena(nn::Module& module) { bind(module); }
+
+  /// Collects the trainable parameters of `module` and makes them views of `weights`.
+  /// Throws when there are none, or when they differ in dtype or device.
+  void bind(nn::Module& module) {
+    parameters_.clear();
+    layout_.clear();
+    std::int64_t offset = 0;
+    for (auto const& item : module.named_parameters()) {
+      if (!item.value().requires_grad()) continue;
+      auto const& p = item.value();
+      parameters_.push_back(p);
+      layout_.push_back({item.key(), p.sizes().vec(), offset, p.numel()});
+      offset = aligned(offset + p.numel());
+    }
+    require(!parameters_.empty(), "the module '", module.name(),
+            "' has no trainable parameter; give one that has, or set requires_grad");
+    auto const& first = parameters_.front();
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      auto const& p = parameters_[i];
+      require(p.is_floating_point() && p.scalar_type() == first.scalar_type() &&
+                  p.device() == first.device(),
+              "parameter '", layout_[i].name, "' is ", p.scalar_type(), " on ", p.device(),
+              " but '", layout_[0].name, "' is ", first.scalar_type(), " on ", first.device(),
+              "; give the whole module one floating type and device with module->to(...)");
+    }
+    torch::NoGradGuard no_grad;
+    weights_ = torch::zeros({offset}, first.options().requires_grad(false));
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      auto view = parameter_view(weights_, i);
+      view.copy_(parameters_[i]);
+      parameters_[i].set_data(view);
+      if (parameters_[i].grad().defined()) parameters_[i].mutable_grad() = Tensor();
+    }
+    gradient_ = {};
+    active_.assign(parameters_.size(), false);
+  }
+
+  /// True while the first and the last parameter still lie where they were put (cheap, every step).
+  bool bound() const {
+    return !parameters_.empty() && at_home(0) && at_home(parameters_.size() - 1);
+  }
+
+  /// Binds anew when any parameter was moved, replaced or added. Returns whether it did.
+  bool ensure(nn::Module& module) {
+    std::size_t count = 0;
+    bool home = true;
+    for (auto const& item : module.named_parameters()) {
+      if (!item.value().requires_grad()) continue;
+      home = home && count < parameters_.size() && item.value().is_same(parameters_[count]) &&
+             at_home(count);
+      ++count;
+    }
+    if (home && count == parameters_.size()) return false;
+    bind(module);
+    return true;
+  }
+
+  Tensor const& weights() const { return weights_; }  ///< [P], the parameters themselves
+  Layout const& layout() const { return layout_; }
+  std::vector<Tensor> const& parameters() const { return parameters_; }
+  torch::Dtype dtype() const { return weights_.scalar_type(); }
+  torch::Device device() const { return weights_.device(); }
+
+  /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
+  Tensor parameter_view(Tensor const& flat, std::size_t i) const {
+    return flat.narrow(0, layout_[i].offset, layout_[i].size).view(layout_[i].shape);
+  }
+
+  // ---- gradients ----
+
+  /// Forgets the gradients of the last step: they become undefined, so that backward may hand over
+  /// its buffers.
+  void clear_gradients() {
+    for (auto& p : parameters_) p.mutable_grad() = Tensor();
+    packed_ = false;
+    active_.assign(parameters_.size(), false);
+  }
+
+  /// Notes which parameters received a gradient in this backward pass.
+  void note_active() {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (parameters_[i].grad().defined()) active_[i] = true;
+    }
+  }
+
+  /// Gradient [P] of this step: packed from the parameters on first use; undefined ones are 0.
+  /// From then on `.grad` of every active parameter is a view of it, so edits reach everybody.
+  Tensor const& gradient() {
+    if (packed_) return gradient_;
+    torch::NoGradGuard no_grad;
+    if (!gradient_.defined()) gradient_ = torch::zeros_like(weights_);
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      auto view = parameter_view(gradient_, i);
+      auto& gradient = parameters_[i].mutable_grad();
+      if (gradient.defined()) {
+        view.copy_(gradient);
+        gradient = view;
+      } else {
+        view.zero_();
+      }
+    }
+    packed_ = true;
+    return gradient_;
+  }
+
+  /// Takes `sum` [P] as the gradient of the step (after shards were added up).
+  void set_gradient(Tensor const& sum) {
+    torch::NoGradGuard no_grad;
+    if (!gradient_.defined()) gradient_ = torch::zeros_like(weights_);
+    gradient_.copy_(sum);
+    packed_ = true;
+    bind_active();
+  }
+
+  bool packed() const { return packed_; }
+
+  /// Packs gradients that autograd returned for the parameters (undefined where unused) into [P].
+  Tensor pack(std::vector<Tensor> const& gradients) const {
+    auto flat = torch::zeros_like(weights_);
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      if (gradients[i].defined()) parameter_view(flat, i).copy_(gradients[i]);
+    }
+    return flat;
+  }
+
+  /// Which parameters are to be updated in this step: those with a gradient.
+  std::vector<bool> const& active() const { return active_; }
+  void activate(std::vector<bool> const& also) {
+    for (std::size_t i = 0; i < active_.size(); ++i) active_[i] = active_[i] || also[i];
+    if (packed_) bind_active();
+  }
+
+ private:
+  static std::int64_t aligned(std::int64_t n) { return (n + 15) / 16 * 16; }
+
+  bool at_home(std::size_t i) const {
+    return parameters_[i].data_ptr() ==
+           static_cast<char*>(weights_.data_ptr()) +
+               layout_[i].offset * static_cast<std::int64_t>(weights_.element_size());
+  }
+
+  void bind_active() {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      parameters_[i].mutable_grad() = active_[i] ? parameter_view(gradient_, i) : Tensor();
+    }
+  }
+
+  std::vector<Tensor> parameters_;
+  Layout layout_;
+  Tensor weights_;
+  Tensor gradient_;
+  std::vector<bool> active_;
+  bool packed_ = false;
+};
+
+/// The float buffers of a module (BatchNorm statistics): every shard starts from the step's values,
+/// and the step ends with their mean over the shards.
+class BufferMean {
+ public:
+  BufferMean(nn::Module& module, std::int64_t shards) : shards_(shards) {
+    if (shards == 1) return;
+    for (auto const& buffer : module.buffers()) {
+      if (!buffer.is_floating_point()) continue;
+      buffers_.push_back(buffer);
+      start_.push_back(buffer.detach().clone());
+      sum_.push_back(torch::zeros_like(buffer));
+    }
+  }
+
+  void begin_shard() {
+    torch::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < buffers_.size(); ++i) buffers_[i].copy_(start_[i]);
+  }
+  void end_shard() {
+    torch::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < buffers_.size(); ++i) sum_[i].add_(buffers_[i]);
+  }
+  void finish() {
+    torch::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < buffers_.size(); ++i) {
+      buffers_[i].copy_(sum_[i].div_(static_cast<double>(shards_)));
+    }
+  }
+
+ private:
+  std::int64_t shards_;
+  std::vector<Tensor> buffers_, start_, sum_;
+};
+
+/// Adds values up in a fixed binary tree over their index, in whatever order of calls the tree allows:
+/// the result depends on the number of values alone, never on who computed them.
+class TreeSum {
+ public:
+  void add(Tensor value) {
+    std::int64_t level = 0;
+    while (!stack_.empty() && stack_.back().first == level) {
+      value = stack_.back().second + value;
+      stack_.pop_back();
+      ++level;
+    }
+    stack_.emplace_back(level, std::move(value));
+  }
+  Tensor total() {
+    while (stack_.size() > 1) {
+      auto right = stack_.back().second;
+      stack_.pop_back();
+      stack_.back().second = stack_.back().second + right;
+    }
+    return stack_.empty() ? Tensor{} : stack_.back().second;
+  }
+
+ private:
+  std::vector<std::pair<std::int64_t, Tensor>> stack_;  ///< (level, sum of 2^level values)
+};
+
+}  // namespace v0
+}  // namespace pawl
