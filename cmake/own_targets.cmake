@@ -1,0 +1,43 @@
+# What our own programs and tests share: warnings, third-party libraries, compiler cache and one
+# precompiled header. Nothing here reaches a user of pawl::pawl.
+
+include(warnings)
+
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  find_program(PAWL_CCACHE ccache)
+  mark_as_advanced(PAWL_CCACHE)
+  if(PAWL_CCACHE)
+    # Precompiled headers carry time stamps and macros, which ccache must be told to accept.
+    set(CMAKE_CXX_COMPILER_LAUNCHER
+      "${CMAKE_COMMAND}" -E env "CCACHE_SLOPPINESS=pch_defines,time_macros" "${PAWL_CCACHE}")
+  endif()
+endif()
+
+# {fmt} is used header-only: LibTorch's include folder carries a version of its own, which shadows
+# the system's, so a compiled libfmt would not match the header.
+find_package(fmt QUIET)
+add_library(pawl_own INTERFACE)
+target_link_libraries(pawl_own INTERFACE
+  pawl::pawl pawl_warnings $<TARGET_NAME_IF_EXISTS:fmt::fmt-header-only>)
+target_compile_definitions(pawl_own INTERFACE FMT_HEADER_ONLY=1)
+
+# One target owns the precompiled header; it holds third-party headers only. Any differing flag would
+# switch it off, so everything that uses it links pawl_own and nothing that adds flags.
+if(PAWL_PCH)
+  add_library(pawl_pch OBJECT "${PROJECT_SOURCE_DIR}/cmake/pch.cpp")
+  target_link_libraries(pawl_pch PRIVATE pawl_own)
+  target_precompile_headers(pawl_pch PRIVATE "${PROJECT_SOURCE_DIR}/cmake/pch.hpp")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(pawl_own INTERFACE -fpch-preprocess)  # lets ccache look inside
+  else()
+    target_compile_options(pawl_own INTERFACE "SHELL:-Xclang -fno-pch-timestamp")
+  endif()
+endif()
+
+# pawl_own_target(TARGET): what every program and test of ours has in common.
+function(pawl_own_target target)
+  target_link_libraries(${target} PRIVATE pawl_own)
+  if(PAWL_PCH)
+    target_precompile_headers(${target} REUSE_FROM pawl_pch)
+  endif()
+endfunction()

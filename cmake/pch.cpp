@@ -1,0 +1,1 @@
+// The precompiled header needs a source file in the target that owns it.
