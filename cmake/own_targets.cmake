@@ -21,12 +21,19 @@ target_link_libraries(pawl_own INTERFACE
   pawl::pawl pawl_warnings $<TARGET_NAME_IF_EXISTS:fmt::fmt-header-only>)
 target_compile_definitions(pawl_own INTERFACE FMT_HEADER_ONLY=1)
 
-# One target owns the precompiled header; it holds third-party headers only. Any differing flag would
-# switch it off, so everything that uses it links pawl_own and nothing that adds flags.
+# One target owns the precompiled header: the LibTorch headers that torch.hpp names and the standard
+# ones of pch.hpp, never a header of ours. Any differing flag would switch it off, so everything that
+# uses it links pawl_own and nothing that adds flags.
 if(PAWL_PCH)
+  set(torch_header "${PROJECT_SOURCE_DIR}/include/pawl/torch.hpp")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${torch_header}")
+  file(STRINGS "${torch_header}" torch_includes REGEX "^#include <.*>")
+  list(TRANSFORM torch_includes REPLACE "^#include " "")
+
   add_library(pawl_pch OBJECT "${PROJECT_SOURCE_DIR}/cmake/pch.cpp")
   target_link_libraries(pawl_pch PRIVATE pawl_own)
-  target_precompile_headers(pawl_pch PRIVATE "${PROJECT_SOURCE_DIR}/cmake/pch.hpp")
+  target_precompile_headers(pawl_pch PRIVATE
+    "${PROJECT_SOURCE_DIR}/cmake/pch.hpp" ${torch_includes})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(pawl_own INTERFACE -fpch-preprocess)  # lets ccache look inside
   else()

@@ -1,7 +1,7 @@
 #pragma once
 
-// Third-party headers that nearly every source of ours includes, compiled once per build folder.
-// The LibTorch block is the one of pawl/torch.hpp; headers of pawl never belong here.
+// Standard headers that many sources of ours include, precompiled together with the LibTorch headers
+// that pawl/torch.hpp names. Headers of pawl never belong here.
 
 #include <algorithm>
 #include <array>
@@ -24,15 +24,3 @@
 #include <tuple>
 #include <utility>
 #include <vector>
-
-#include <ATen/CPUGeneratorImpl.h>
-#include <torch/csrc/autograd/autograd.h>
-#include <torch/nn/module.h>
-#include <torch/nn/modules/batchnorm.h>
-#include <torch/nn/modules/container/sequential.h>
-#include <torch/nn/modules/conv.h>
-#include <torch/nn/modules/linear.h>
-#include <torch/nn/pimpl.h>
-#include <torch/optim/optimizer.h>
-#include <torch/types.h>
-#include <torch/utils.h>
