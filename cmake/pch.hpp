@@ -1,7 +1,7 @@
 #pragma once
 
-// Standard headers that many sources of ours include, precompiled together with the LibTorch headers
-// that pawl/torch.hpp names. Headers of pawl never belong here.
+// Standard headers that many sources of ours include, precompiled together with the LibTorch
+// headers that pawl/torch.hpp names. Headers of pawl never belong here.
 
 #include <algorithm>
 #include <array>

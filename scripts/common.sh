@@ -125,13 +125,16 @@ jobs() {
 
 # configure PRESET [OPTION...], build PRESET [OPTION...]
 configure() {
+  local log
+  log=$(mktemp)
   say "Configuring build/$1"
-  cmake --preset "$1" -DTorch_DIR="$TORCH_CMAKE" "${@:2}" >"build-$1.log" 2>&1 || {
-    cat "build-$1.log"
-    rm -f "build-$1.log"
+  if ! cmake --preset "$1" -DTorch_DIR="$TORCH_CMAKE" "${@:2}" >"$log" 2>&1; then
+    cat "$log"
+    rm -f "$log"
     die "CMake could not configure the preset '$1'; its reason is above."
-  }
-  rm -f "build-$1.log"
+  fi
+  grep -A5 'CMake Warning' "$log" || true
+  rm -f "$log"
 }
 
 build() {
