@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/data.hpp"
+#include "../core/error.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// A source seen through a table of elements: element j of a row is element table[j] of the stored
+/// row, or 0 where table[j] is -1. Rows keep their shape. Applied when rows are read; nothing is
+/// copied before.
+inline std::shared_ptr<Source const> gathered(std::shared_ptr<Source const> inner,
+                                              std::vector<std::int64_t> const& table,
+                                              std::string name) {
+  std::int64_t width = 1;
+  for (auto const n : inner->shape) width *= n;
+  require(static_cast<std::int64_t>(table.size()) == width, "gathered: a table of ", table.size(),
+          " elements for rows of '", inner->name, "' with ", width, "; give one per element");
+  for (auto const j : table) {
+    require(j >= -1 && j < width, "gathered: the table names element ", j, ", but rows of '",
+            inner->name, "' have the elements 0 .. ", width - 1, " (-1 is a zero)");
+  }
+  auto const wanted = torch::tensor(table, torch::kInt64);
+  auto const columns = wanted.clamp_min(0).to(inner->device);
+  auto const outside = wanted.lt(0).any().item<bool>() ? wanted.lt(0).to(inner->device) : Tensor{};
+  std::vector<std::int32_t> bytes;
+  for (auto const j : table) bytes.push_back(static_cast<std::int32_t>(j < 0 ? width : j));
+
+  auto source = std::make_shared<Source>(*inner);
+  source->name = std::move(name);
+  source->read = [inner, columns, outside, bytes, width](Tensor const& rows, Tensor& out) {
+    auto const n = rows.size(0);
+    auto const stored = torch::empty(out.sizes(), out.options()).view({n, width});
+    auto target = stored.view(out.sizes());
+    inner->read(rows, target);
+    if (!out.is_cpu() || out.scalar_type() != torch::kUInt8 || !out.is_contiguous()) {
+      auto row = stored.index_select(1, columns);
+      if (outside.defined()) row.masked_fill_(outside, 0);
+      out.copy_(row.view(out.sizes()));
+      return;
+    }
+    auto const* const from = stored.data_ptr<std::uint8_t>();
+    auto* const to = out.data_ptr<std::uint8_t>();
+    at::parallel_for(0, n, 256, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<std::uint8_t> row(static_cast<std::size_t>(width) + 1);  // a zero at its end
+      for (auto i = begin; i < end; ++i) {
+        std::copy_n(from + i * width, width, row.begin());
+        auto const* const in = row.data();
+        auto const* const index = bytes.data();
+        auto* const result = to + i * width;
+        for (std::int64_t j = 0; j < width; ++j) result[j] = in[index[j]];
+      }
+    });
+  };
+  return source;
+}
+
+}  // namespace v0
+}  // namespace pawl
