@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -91,11 +92,8 @@ struct Rows {
   }
 
   /// The columns, for code that treats all alike.
-  static std::initializer_list<Tensor Rows::*> columns() {
-    static std::initializer_list<Tensor Rows::*> const all{&Rows::stored, &Rows::y,
-                                                           &Rows::labels, &Rows::task,
-                                                           &Rows::logits, &Rows::id};
-    return all;
+  static constexpr std::array<Tensor Rows::*, 6> columns() {
+    return {&Rows::stored, &Rows::y, &Rows::labels, &Rows::task, &Rows::logits, &Rows::id};
   }
 };
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -123,7 +124,8 @@ class Options {
            std::move(get), std::move(set));
   }
 
-  std::vector<Option> const& all() const { return all_; }
+  std::vector<Option> const& all() const& { return all_; }
+  std::vector<Option> all() && { return std::move(all_); }
 
  private:
   void add(std::string name, Option::Kind kind, std::string values, std::string help,
@@ -206,6 +208,18 @@ class Options {
 
   std::vector<Option> all_;
 };
+
+/// The name of a component for messages and records: what `type_name()` says, or `name`, else its type.
+template <class Component>
+std::string component_name(Component const& component) {
+  if constexpr (requires { component.type_name(); }) {
+    return component.type_name();
+  } else if constexpr (requires { Component::name; }) {
+    return Component::name;
+  } else {
+    return c10::demangle(typeid(Component).name());
+  }
+}
 
 /// The options of a component, bound to its members.
 template <class Component>

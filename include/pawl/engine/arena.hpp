@@ -54,7 +54,7 @@ class Arena {
       parameters_[i].set_data(view);
       if (parameters_[i].grad().defined()) parameters_[i].mutable_grad() = Tensor();
     }
-    gradient_ = {};
+    gradient_ = Tensor();
     active_.assign(parameters_.size(), false);
   }
 
@@ -176,17 +176,16 @@ class Arena {
   bool packed_ = false;
 };
 
-/// The float buffers of a module (BatchNorm statistics): every shard starts from the step's values,
-/// and the step ends with their mean over the shards.
+/// The buffers of a module (BatchNorm statistics) under shards: every shard starts from the values at
+/// the start of the step, and the step ends with the mean over the shards (counters move once).
 class BufferMean {
  public:
   BufferMean(nn::Module& module, std::int64_t shards) : shards_(shards) {
     if (shards == 1) return;
     for (auto const& buffer : module.buffers()) {
-      if (!buffer.is_floating_point()) continue;
       buffers_.push_back(buffer);
       start_.push_back(buffer.detach().clone());
-      sum_.push_back(torch::zeros_like(buffer));
+      moved_.push_back(torch::zeros_like(buffer));
     }
   }
 
@@ -196,18 +195,19 @@ class BufferMean {
   }
   void end_shard() {
     torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < buffers_.size(); ++i) sum_[i].add_(buffers_[i]);
+    for (std::size_t i = 0; i < buffers_.size(); ++i) moved_[i].add_(buffers_[i] - start_[i]);
   }
   void finish() {
     torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < buffers_.size(); ++i) {
-      buffers_[i].copy_(sum_[i].div_(static_cast<double>(shards_)));
+      if (!buffers_[i].is_floating_point()) continue;  // a counter stands where the last shard left it
+      buffers_[i].copy_(start_[i] + moved_[i] / static_cast<double>(shards_));
     }
   }
 
  private:
   std::int64_t shards_;
-  std::vector<Tensor> buffers_, start_, sum_;
+  std::vector<Tensor> buffers_, start_, moved_;
 };
 
 /// Adds values up in a fixed binary tree over their index, in whatever order of calls the tree allows:

@@ -1,0 +1,233 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "../engine/arena.hpp"
+#include "../engine/plan.hpp"
+#include "data.hpp"
+#include "model.hpp"
+#include "random.hpp"
+#include "training.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// All that a strategy or an observer may see or touch. Owned by the learner, passed to every hook.
+class Context {
+ public:
+  // ---- what is trained ----
+  Model model;
+  Arena arena;
+  Training training;
+  Seed seed;
+  double learning_rate = 0;  ///< of the present step
+
+  Tensor const& weights() const { return arena.weights(); }  ///< [P]
+  Tensor const& gradient() { return arena.gradient(); }      ///< [P]; edits reach the optimizer
+
+  // ---- where we are ----
+  Experience const* experience = nullptr;  ///< valid inside fit
+  std::int64_t index = -1;        ///< of the experience
+  std::int64_t step = 0;          ///< within the experience, from 0
+  std::int64_t epoch = 0;         ///< within the experience, from 0
+  std::int64_t pass = 0;          ///< on the same fresh rows, from 0
+  std::int64_t steps = 0;         ///< of the experience in all
+  std::int64_t total_steps = 0;   ///< since the learner was made
+  std::int64_t shard = 0;
+  Dataset train;  ///< what this experience trains on; `begin` may enlarge it
+  std::vector<std::int64_t> old_classes;  ///< labels announced before this experience, ascending
+  std::vector<std::int64_t> seen;  ///< labels announced so far, this experience included, ascending
+  std::vector<std::int64_t> met;   ///< labels that occurred in a batch so far, ascending
+  std::map<std::int64_t, std::vector<std::int64_t>> task_classes;  ///< labels of each task id
+
+  // ---- the step ----
+  Rows fresh;    ///< fresh rows of the whole step, as stored
+  Batch batch;   ///< of the present shard: in extend, loss, penalty
+  Tensor logits;  ///< [N, C] of the present shard's batch
+  std::vector<Tensor> shard_logits;  ///< detached logits of each shard's fresh rows
+  std::int64_t step_rows = 0;        ///< rows of the whole step, over all shards and parts
+  std::int64_t default_rows = 0;     ///< those of them with the default weight: R
+  Tensor task_loss;                  ///< [] supervised loss of the step, detached
+  Tensor task_gradient;  ///< [P] gradient of the supervised loss alone; set for strategies that need it
+  std::vector<std::pair<std::string, Tensor>> penalties;  ///< strategy and value [] of this step
+
+  /// Logits [B, C] (detached) that the training forward gave the fresh rows of the step.
+  Tensor fresh_logits() const {
+    return shard_logits.size() == 1 ? shard_logits.front() : torch::cat(shard_logits);
+  }
+
+  /// The slice of n rows (of a draw for the whole step) that belongs to the present shard.
+  Slice slice(std::int64_t n) const { return shard_slice(n, shard, training.shards); }
+
+  /// A generator of the present step: depends on (seed, name, experience, step) alone.
+  Generator generator(std::string_view name) const { return seed.generator(name, index, step); }
+  /// A generator of the whole run, for memories that count their own rows.
+  Generator run_generator(std::string_view name) const { return seed.generator(name); }
+
+  // ---- tools ----
+
+  /// Network inputs [n, ...] of stored rows.
+  Tensor inputs(Tensor const& stored) const {
+    return train.normalise(stored.to(arena.device()), arena.dtype());
+  }
+
+  /// Logits of inputs; `tasks` [n] int64 (host) where rows have task ids.
+  Tensor forward(Tensor const& x, Tensor const& tasks = {}) const {
+    model.route(tasks);
+    return model.forward(x);
+  }
+
+  /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` [N] (host), `tasks`
+  /// [N] (host) or undefined, `fresh_rows` of the rows are fresh.
+  Tensor active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
+                       std::int64_t fresh_rows) const;
+
+  /// The default supervised loss of the present shard: sum_i w_i CE(z_i, y_i).
+  Tensor weighted_cross_entropy() const;
+
+  /// Gradient [P] of the mean cross-entropy over `rows` at the present weights, on the side: buffers, `.grad`,
+  /// mode and generators stay as found. The forward runs in eval mode unless `train_mode`.
+  Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
+};
+
+/// Restores the buffers of a module (BatchNorm statistics) when it goes out of scope.
+class BufferScope {
+ public:
+  explicit BufferScope(nn::Module& module) {
+    for (auto const& buffer : module.buffers()) found_.emplace_back(buffer, buffer.clone());
+  }
+  ~BufferScope() {
+    torch::NoGradGuard no_grad;
+    for (auto& [buffer, value] : found_) buffer.copy_(value);
+  }
+  BufferScope(BufferScope const&) = delete;
+  BufferScope& operator=(BufferScope const&) = delete;
+
+ private:
+  std::vector<std::pair<Tensor, Tensor>> found_;
+};
+
+/// Seeds LibTorch's process-wide CPU generator for a scope (dropout draws from it) and puts it back as found.
+class NoiseScope {
+ public:
+  explicit NoiseScope(Generator key)
+      : generator_(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())),
+        found_(generator_->get_state()) {
+    generator_->set_current_seed(key.bits());
+    seeded_ = generator_->engine();
+  }
+  ~NoiseScope() { generator_->set_state(*found_); }
+  NoiseScope(NoiseScope const&) = delete;
+  NoiseScope& operator=(NoiseScope const&) = delete;
+
+  /// Whether anything was drawn since.
+  bool drawn() const {
+    auto const now = generator_->engine().data(), then = seeded_.data();
+    return now.next_ != then.next_ || now.left_ != then.left_ || now.state_ != then.state_;
+  }
+
+ private:
+  at::CPUGeneratorImpl* generator_;
+  c10::intrusive_ptr<c10::TensorImpl> found_;
+  at::mt19937 seeded_;
+};
+
+inline bool is_prefix(std::vector<std::int64_t> const& ascending) {
+  return !ascending.empty() && ascending.back() + 1 == static_cast<std::int64_t>(ascending.size());
+}
+
+/// A row [C] of booleans that is true at the given columns.
+inline Tensor column_mask(std::vector<std::int64_t> const& columns, std::int64_t count) {
+  auto mask = torch::zeros({count}, torch::kBool);
+  auto* data = mask.data_ptr<bool>();
+  for (auto const c : columns) {
+    if (c < count) data[c] = true;
+  }
+  return mask;
+}
+
+inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
+                                     std::int64_t fresh_rows) const {
+  if (training.active == Active::all || model.per_task()) return z;
+  auto const count = z.size(1);
+  auto const hide = [&](Tensor const& mask) {
+    return z.masked_fill(mask.logical_not().to(z.device()),
+                         -std::numeric_limits<double>::infinity());
+  };
+  if (training.active == Active::batch) {
+    auto mask = torch::zeros({count}, torch::kBool);
+    mask.index_fill_(0, labels, true);
+    return hide(mask);
+  }
+  if (training.active == Active::seen) {
+    if (is_prefix(seen)) return z.narrow(1, 0, std::min<std::int64_t>(count, seen.back() + 1));
+    return hide(column_mask(seen, count));
+  }
+  if (fresh_rows == z.size(0)) return hide(column_mask(experience->classes, count));
+  auto mask = column_mask(seen, count).repeat({z.size(0), 1});
+  mask.narrow(0, 0, fresh_rows).copy_(column_mask(experience->classes, count));
+  if (tasks.defined()) {
+    for (auto i = fresh_rows; i < z.size(0); ++i) {
+      auto const own = task_classes.find(tasks[i].item<std::int64_t>());
+      if (own != task_classes.end()) mask[i].copy_(column_mask(own->second, count));
+    }
+  }
+  return hide(mask);
+}
+
+inline Tensor Context::weighted_cross_entropy() const {
+  auto const n = batch.size();
+  std::vector<double> weights;  // filled only when rows differ
+  for (auto const& part : batch.parts) {
+    if (!std::isnan(part.weight)) weights.resize(static_cast<std::size_t>(n));
+  }
+  auto labels = batch.parts.front().rows.labels;
+  if (batch.parts.size() > 1) {
+    std::vector<Tensor> all;
+    for (auto const& part : batch.parts) all.push_back(part.rows.labels);
+    labels = torch::cat(all);
+  }
+  auto const z = active_logits(logits, labels, batch.task, batch.fresh);
+  if (weights.empty()) {
+    if (default_rows == n) return at::cross_entropy_loss(z, batch.y);
+    return at::cross_entropy_loss(z, batch.y, {}, at::Reduction::Sum) /
+           static_cast<double>(default_rows);
+  }
+  for (auto const& part : batch.parts) {
+    auto const w = std::isnan(part.weight) ? 1.0 / static_cast<double>(default_rows) : part.weight;
+    std::fill_n(weights.begin() + part.begin, part.size, w);
+  }
+  auto const each = at::cross_entropy_loss(z, batch.y, {}, at::Reduction::None);
+  auto const w = torch::tensor(weights, torch::kFloat64).to(each.options());
+  if (training.active == Active::all) return (each * w).sum();
+  // A row of weight 0 may carry a label outside the active set: its infinite loss must not become NaN.
+  return torch::where(w == 0, torch::zeros_like(each), each * w).sum();
+}
+
+inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vector<bool>* used) {
+  ModeScope mode(*model.module, train_mode);
+  std::optional<BufferScope> buffers;
+  if (train_mode) buffers.emplace(*model.module);
+  NoiseScope noise(generator("model.aux"));
+  torch::AutoGradMode grad(true);
+  auto const z = active_logits(forward(inputs(rows.stored), rows.task), rows.labels, rows.task, 0);
+  auto const loss = at::cross_entropy_loss(z, rows.y);
+  auto const gradients = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);
+  if (used) {
+    used->clear();
+    for (auto const& g : gradients) used->push_back(g.defined());
+  }
+  torch::NoGradGuard no_grad;
+  return arena.pack(gradients);
+}
+
+}  // namespace v0
+}  // namespace pawl

@@ -1,0 +1,301 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../engine/arena.hpp"
+#include "options.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// Applies the gradient of a step to the active parameters of an arena.
+template <class O>
+concept Optimizer = requires(O o, O const& c, Arena& arena, Archive& archive) {
+  o.step(arena);
+  o.reset();
+  o.state(archive);
+  { c.learning_rate() } -> std::convertible_to<double>;
+};
+
+/// A run of neighbouring active parameters that have taken the same number of steps, and so share
+/// their scalars: it is updated as one vector.
+struct Run {
+  std::int64_t offset = 0;
+  std::int64_t size = 0;
+  std::int64_t steps = 0;  ///< taken before this one
+};
+
+/// Cuts the active parameters into runs and counts this step for each of them.
+inline std::vector<Run> count_step(Arena const& arena, std::vector<std::int64_t>& steps) {
+  auto const& layout = arena.layout();
+  steps.resize(layout.size(), 0);
+  std::vector<Run> runs;
+  bool adjacent = false;
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    auto const active = arena.active()[i];
+    if (active) {
+      if (!adjacent || runs.back().steps != steps[i]) {
+        runs.push_back({layout[i].offset, 0, steps[i]});
+      }
+      runs.back().size = layout[i].offset + layout[i].size - runs.back().offset;
+      ++steps[i];
+    }
+    adjacent = active;
+  }
+  return runs;
+}
+
+/// Stochastic gradient descent, with momentum (Polyak, 1964) or Nesterov's form (Sutskever et al.,
+/// ICML 2013), as `torch::optim::SGD` computes it, to the last bit:
+///   g <- g + weight_decay w;   v <- momentum v + (1 - dampening) g;   w <- w - lr v  (or g + momentum v)
+struct Sgd {
+  double lr = 0.01;
+  double momentum = 0;
+  double dampening = 0;
+  double weight_decay = 0;
+  bool nesterov = false;
+
+  static constexpr char const* name = "sgd";
+  static constexpr char const* about =
+      "stochastic gradient descent with momentum (Polyak 1964; Sutskever et al., ICML 2013)";
+
+  void describe(Options& o) {
+    o("lr", lr, at_least(0), "learning rate");
+    o("momentum", momentum, {.low = 0, .high = 1, .open_high = true}, "momentum factor");
+    o("dampening", dampening, between(0, 1), "the new gradient enters the momentum times 1 - this");
+    o("weight_decay", weight_decay, at_least(0), "L2 decay added to the gradient");
+    o("nesterov", nesterov, "Nesterov's form of momentum");
+  }
+
+  void step(Arena& arena) {
+    torch::NoGradGuard no_grad;
+    if (momentum == 0 && !arena.packed()) {
+      for (std::size_t i = 0; i < arena.parameters().size(); ++i) {
+        if (!arena.active()[i]) continue;
+        auto p = arena.parameters()[i];
+        auto const& g = p.grad();
+        p.add_(weight_decay == 0 ? g : g.add(p, weight_decay), -lr);
+      }
+      return;
+    }
+    auto const& weights = arena.weights();
+    auto const& gradient = arena.gradient();
+    if (momentum != 0 && !velocity.defined()) velocity = torch::zeros_like(weights);
+    for (auto const& run : count_step(arena, steps)) {
+      auto w = weights.narrow(0, run.offset, run.size);
+      auto g = gradient.narrow(0, run.offset, run.size);
+      if (weight_decay != 0) g = g.add(w, weight_decay);
+      if (momentum != 0) {
+        auto v = velocity.narrow(0, run.offset, run.size);
+        if (run.steps == 0) {
+          v.copy_(g);
+        } else {
+          v.mul_(momentum).add_(g, 1 - dampening);
+        }
+        g = nesterov ? g.add(v, momentum) : v;
+      }
+      w.add_(g, -lr);
+    }
+  }
+
+  double learning_rate() const { return lr; }
+  void reset() { velocity.reset(), steps.clear(); }
+  void state(Archive& a) {
+    a.flat("velocity", velocity);
+    a("steps", steps);
+  }
+
+  // State: written by `step`.
+  Tensor velocity{};                ///< [P]
+  std::vector<std::int64_t> steps{}; ///< taken by each parameter
+};
+
+/// Adam (Kingma and Ba, ICLR 2015), as `torch::optim::Adam` computes it:
+///   m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2
+///   w <- w - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+/// `decoupled` decay (AdamW; Loshchilov and Hutter, ICLR 2019) shrinks w by lr weight_decay instead of
+/// adding weight_decay w to g. The step count t is kept per parameter.
+template <bool decoupled>
+struct AdamFamily {
+  double lr = 0.001;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = decoupled ? 0.01 : 0.0;
+
+  static constexpr char const* name = decoupled ? "adamw" : "adam";
+  static constexpr char const* about =
+      decoupled ? "Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)"
+                : "Adam (Kingma and Ba, ICLR 2015)";
+
+  void describe(Options& o) {
+    Range const fraction{.low = 0, .high = 1, .open_high = true};
+    o("lr", lr, at_least(0), "learning rate");
+    o("beta1", beta1, fraction, "decay of the first moment");
+    o("beta2", beta2, fraction, "decay of the second moment");
+    o("eps", eps, at_least(0), "added to the root of the second moment");
+    o("weight_decay", weight_decay, at_least(0),
+      decoupled ? "decay, times the learning rate" : "L2 decay added to the gradient");
+  }
+
+  void step(Arena& arena) {
+    torch::NoGradGuard no_grad;
+    auto const& weights = arena.weights();
+    auto const& gradient = arena.gradient();
+    if (!first.defined()) first = torch::zeros_like(weights), second = torch::zeros_like(weights);
+    for (auto const& run : count_step(arena, steps)) {
+      auto const t = static_cast<double>(run.steps + 1);
+      auto w = weights.narrow(0, run.offset, run.size);
+      auto g = gradient.narrow(0, run.offset, run.size);
+      if (decoupled && weight_decay != 0) w.mul_(1 - lr * weight_decay);
+      if (!decoupled && weight_decay != 0) g = g.add(w, weight_decay);
+      auto m = first.narrow(0, run.offset, run.size).mul_(beta1).add_(g, 1 - beta1);
+      auto v = second.narrow(0, run.offset, run.size).mul_(beta2).addcmul_(g, g, 1 - beta2);
+      auto const root = (v.sqrt() / std::sqrt(1 - std::pow(beta2, t))).add_(eps);
+      w.addcdiv_(m, root, -(lr / (1 - std::pow(beta1, t))));
+    }
+  }
+
+  double learning_rate() const { return lr; }
+  void reset() { first.reset(), second.reset(), steps.clear(); }
+  void state(Archive& a) {
+    a.flat("first", first);
+    a.flat("second", second);
+    a("steps", steps);
+  }
+
+  // State: written by `step`.
+  Tensor first{}, second{};         ///< [P] moments
+  std::vector<std::int64_t> steps{}; ///< taken by each parameter
+};
+using Adam = AdamFamily<false>;
+using AdamW = AdamFamily<true>;
+
+/// Any optimizer of `torch::optim`, through a function that makes one for given parameters:
+/// @code
+///   TorchOptimizer{.make = [](auto parameters) {
+///     return std::make_unique<torch::optim::RMSprop>(parameters, torch::optim::RMSpropOptions(0.01));
+///   }}
+/// @endcode
+/// It is made anew, without its state, when a head grows.
+struct TorchOptimizer {
+  std::function<std::unique_ptr<torch::optim::Optimizer>(std::vector<Tensor>)> make;
+
+  static constexpr char const* name = "torch";
+
+  void step(Arena& arena) {
+    auto& inner = bound(arena);
+    inner.step();
+  }
+
+  double learning_rate() const {
+    return inner ? inner->param_groups().front().options().get_lr() : 0;
+  }
+  void reset() { inner.reset(), saved.reset(); }
+
+  /// The state of the inner optimizer travels as the bytes of LibTorch's own archive.
+  void state(Archive& a) {
+    if (a.mode == Archive::Mode::grow) return reset();
+    if (a.saving() && inner) saved = bytes_of(*inner);
+    a("bytes", saved);
+    if (a.loading()) inner.reset();
+  }
+
+  // State: written by `step`.
+  std::shared_ptr<torch::optim::Optimizer> inner;
+  Tensor saved;  ///< bytes to restore when the optimizer is made
+
+ private:
+  torch::optim::Optimizer& bound(Arena& arena) {
+    if (!inner) {
+      require(static_cast<bool>(make), "TorchOptimizer: set 'make' to a function that builds it");
+      inner = make(arena.parameters());
+      if (saved.defined()) restore(*inner, saved);
+    }
+    return *inner;
+  }
+  static Tensor bytes_of(torch::optim::Optimizer& optimizer) {
+    torch::serialize::OutputArchive archive;
+    optimizer.save(archive);
+    std::ostringstream stream;
+    archive.save_to(stream);
+    auto const text = stream.str();
+    auto bytes = torch::empty({static_cast<std::int64_t>(text.size())}, torch::kUInt8);
+    std::copy(text.begin(), text.end(), bytes.data_ptr<std::uint8_t>());
+    return bytes;
+  }
+  static void restore(torch::optim::Optimizer& optimizer, Tensor const& bytes) {
+    torch::serialize::InputArchive archive;
+    archive.load_from(reinterpret_cast<char const*>(bytes.data_ptr<std::uint8_t>()),
+                      static_cast<std::size_t>(bytes.numel()));
+    optimizer.load(archive);
+  }
+};
+
+/// An optimizer of any type behind one interface.
+class AnyOptimizer {
+ public:
+  AnyOptimizer() : AnyOptimizer(Sgd{}) {}
+
+  template <Optimizer O>
+    requires(!std::is_same_v<O, AnyOptimizer>)
+  AnyOptimizer(O optimizer)  // NOLINT(google-explicit-constructor): any optimizer is one
+      : self_(std::make_unique<Held<O>>(std::move(optimizer))) {}
+
+  AnyOptimizer(AnyOptimizer const& other) : self_(other.self_->copy()) {}
+  AnyOptimizer(AnyOptimizer&&) = default;
+  AnyOptimizer& operator=(AnyOptimizer other) {
+    self_ = std::move(other.self_);
+    return *this;
+  }
+
+  void step(Arena& arena) { self_->step(arena); }
+  void reset() { self_->reset(); }
+  void state(Archive& a) { self_->state(a); }
+  void describe(Options& o) { self_->describe(o); }
+  double learning_rate() const { return self_->learning_rate(); }
+  std::string type_name() const { return self_->type_name(); }
+
+ private:
+  struct Interface {
+    virtual ~Interface() = default;
+    virtual std::unique_ptr<Interface> copy() const = 0;
+    virtual void step(Arena&) = 0;
+    virtual void reset() = 0;
+    virtual void state(Archive&) = 0;
+    virtual void describe(Options&) = 0;
+    virtual double learning_rate() const = 0;
+    virtual std::string type_name() const = 0;
+  };
+  template <class O>
+  struct Held final : Interface {
+    explicit Held(O o) : optimizer(std::move(o)) {}
+    std::unique_ptr<Interface> copy() const override { return std::make_unique<Held>(optimizer); }
+    void step(Arena& arena) override { optimizer.step(arena); }
+    void reset() override { optimizer.reset(); }
+    void state(Archive& a) override { optimizer.state(a); }
+    void describe(Options& o) override {
+      if constexpr (requires { optimizer.describe(o); }) optimizer.describe(o);
+    }
+    double learning_rate() const override { return optimizer.learning_rate(); }
+    std::string type_name() const override {
+      if constexpr (requires { O::name; }) {
+        return O::name;
+      } else {
+        return "custom";
+      }
+    }
+    O optimizer;
+  };
+  std::unique_ptr<Interface> self_;
+};
+
+}  // namespace v0
+}  // namespace pawl

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+
+#include "options.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// Which outputs compete in the supervised loss; published numbers differ by it.
+enum class Active {
+  all,      ///< every output, from the start
+  seen,     ///< labels of the experiences so far
+  current,  ///< fresh rows: labels of this experience; other rows: those of their task, or the seen ones
+  batch     ///< labels that occur in the batch
+};
+
+enum class AtBoundary { keep, reset };
+
+/// Heads of tasks that do not occur in a step: left alone, or updated with a zero gradient (so that
+/// momentum, Adam's moments and decay keep moving them, once they had a first gradient).
+enum class IdleHeads { frozen, zero_gradient };
+
+/// How an experience is trained.
+struct Training {
+  std::int64_t epochs = 1;
+  std::int64_t iterations = 0;
+  std::int64_t batch_size = 32;
+  std::int64_t passes = 1;
+  std::int64_t shards = 1;
+  bool shuffle = true;
+  bool drop_last = false;
+  Active active = Active::all;
+  AtBoundary optimizer_at_boundary = AtBoundary::keep;
+  IdleHeads idle_heads = IdleHeads::frozen;
+
+  void describe(Options& o) {
+    o("epochs", epochs, at_least(1), "passes over each experience, shuffled anew");
+    o("iterations", iterations, at_least(0),
+      "steps per experience instead of epochs, the order drawn anew on exhaustion; 0: use epochs");
+    o("batch_size", batch_size, at_least(1), "fresh rows per step");
+    o("passes", passes, at_least(1), "consecutive steps on the same fresh rows (online streams)");
+    o("shards", shards, at_least(1),
+      "slices a step's batch is cut into (gradient accumulation); part of the result");
+    o("shuffle", shuffle, "draw the order of rows from the seed; false keeps the given order");
+    o("drop_last", drop_last, "leave out a last batch that is not full");
+    o("active", active, {"all", "seen", "current", "batch"},
+      "outputs that compete in the supervised loss");
+    o("optimizer_at_boundary", optimizer_at_boundary, {"keep", "reset"},
+      "moments of the optimizer at the start of an experience");
+    o("idle_heads", idle_heads, {"frozen", "zero_gradient"},
+      "heads of other tasks: untouched, or updated with a zero gradient");
+  }
+};
+
+}  // namespace v0
+}  // namespace pawl
