@@ -41,8 +41,8 @@ class Learner {
       : Learner(std::move(model), std::move(optimizer),
                 Strategies{std::tuple<S...>(std::move(strategies)...)}) {}
 
-  Learner(M model, Opt optimizer, Strategies strategies)
-    requires requires(Strategies s) { s.check_values(); }
+  /// Not for deduction: `Strategies` is a set of strategies, not the one strategy of a call above.
+  Learner(M model, Opt optimizer, std::type_identity_t<Strategies> strategies)
       : module_(model), optimizer_(std::move(optimizer)), strategies_(std::move(strategies)) {
     static_assert(Trainable<M>,
                   "pawl: a model must be a module holder (nn::Sequential, a TORCH_MODULE) or a shared_ptr "
