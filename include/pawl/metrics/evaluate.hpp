@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "../core/context.hpp"
+#include "../core/options.hpp"
+#include "accuracy_matrix.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// How accuracy is measured after an experience.
+struct Evaluation {
+  /// Which outputs compete: those of the classes seen so far, all, or those of the sample's own
+  /// task. `automatic` is `task` in the task scenario, else `seen`.
+  enum class Outputs { automatic, seen, all, task };
+
+  Outputs outputs = Outputs::automatic;
+  std::int64_t batch_size = 1000;
+  std::int64_t limit = 0;
+
+  void describe(Options& o) {
+    o("outputs", outputs, {"automatic", "seen", "all", "task"},
+      "outputs that compete at test; automatic: task in the task scenario, else seen");
+    o("batch_size", batch_size, at_least(1), "test rows per forward pass");
+    o("limit", limit, at_least(0), "test rows per experience, the first ones; 0: all");
+  }
+};
+
+/// Measures a learner on the test sets of all experiences of a stream. Training is not touched.
+template <class AnyLearnerType>
+AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation options = {}) {
+  check_options(options, "evaluation");
+  torch::NoGradGuard no_grad;
+  auto& context = learner.context();
+  auto outputs = options.outputs;
+  if (outputs == Evaluation::Outputs::automatic) {
+    outputs =
+        stream.scenario == Scenario::task ? Evaluation::Outputs::task : Evaluation::Outputs::seen;
+  }
+  AccuracyRow result;
+  result.prediction = context.model.per_task()               ? "task_head"
+                      : outputs == Evaluation::Outputs::task ? "task_masked"
+                                                             : "class";
+  for (auto const& experience : stream) {
+    auto const& test = experience.test;
+    auto const size = options.limit > 0 ? std::min(options.limit, test.size()) : test.size();
+    require(size > 0, "experience ", experience.index, " has no test rows; give it some");
+    auto right =
+        torch::zeros({}, torch::TensorOptions(torch::kInt64).device(context.arena.device()));
+    for (std::int64_t begin = 0; begin < size; begin += options.batch_size) {
+      auto const end = std::min(begin + options.batch_size, size);
+      auto const rows = test.read(torch::arange(begin, end, torch::kInt64), context.arena.device());
+      auto const x = test.normalise(rows.stored, context.arena.dtype());
+      auto scores = learner.scores(x, rows.task);
+      if (outputs != Evaluation::Outputs::all && !context.model.per_task()) {
+        auto const& open = outputs == Evaluation::Outputs::task ? experience.classes : context.seen;
+        if (!open.empty()) {
+          auto const shut = column_mask(open, scores.size(1)).logical_not().to(scores.device());
+          scores = scores.masked_fill(shut, -std::numeric_limits<double>::infinity());
+        }
+      }
+      right += scores.argmax(1).eq(rows.y).sum();
+    }
+    result.accuracy.push_back(right.item<double>() / static_cast<double>(size));
+    result.size.push_back(size);
+  }
+  return result;
+}
+
+}  // namespace v0
+}  // namespace pawl
