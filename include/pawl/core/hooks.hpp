@@ -177,6 +177,11 @@ struct StrategySet {
     std::apply([&](S&... s) { (f(s), ...); }, strategies);
   }
 
+  void describe(Options& o) {
+    each([&](auto& s) {
+      if constexpr (requires { s.describe(o); }) s.describe(o);
+    });
+  }
   void check_values() {
     each([](auto& s) { check_options(s, strategy_name<std::remove_cvref_t<decltype(s)>>()); });
   }
@@ -249,8 +254,7 @@ struct StrategySet {
     });
     return value;
   }
-  void state(Archive& a) {
-    std::int64_t position = 0;
+  void state(Archive& a, std::int64_t position = 0) {
     each([&](auto& s) {
       using T = std::remove_cvref_t<decltype(s)>;
       if constexpr (HasState<T>) {

@@ -64,7 +64,7 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
       }
       right += scores.argmax(1).eq(rows.y).sum();
     }
-    result.accuracy.push_back(right.item<double>() / static_cast<double>(size));
+    result.accuracy.push_back(right.template item<double>() / static_cast<double>(size));
     result.size.push_back(size);
   }
   return result;
