@@ -48,6 +48,8 @@ class Context {
   std::vector<std::int64_t> met;   ///< labels that occurred in a batch so far, ascending
   std::map<std::int64_t, std::vector<std::int64_t>> task_classes;  ///< labels of each task id
 
+  std::vector<bool> ever_active;  ///< parameters that ever had a gradient (idle_heads = zero_gradient)
+
   // ---- the step ----
   Rows fresh;    ///< fresh rows of the whole step, as stored
   Batch batch;   ///< of the present shard: in extend, loss, penalty

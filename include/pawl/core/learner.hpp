@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "../engine/step.hpp"
 #include "checkpoint.hpp"
 #include "context.hpp"
 #include "hooks.hpp"
@@ -73,21 +74,30 @@ class Learner {
                   "pawl: an observer needs at least one of  begin, step, end (Context const&)");
     constexpr bool traced = (false || ... || wants_penalties<std::remove_cvref_t<Observers>>);
     auto& c = context_;
-    prepare(experience, training);
-    auto const resumed = resume_at_ >= 0;
+    check_options(training, "training");
+    check_experience(experience);
+    c.arena.ensure(*c.model.module);
+    c.experience = &experience;
+    c.training = training;
+    c.train = experience.train;
+    auto const resumed = std::exchange(resuming_, false);
     require(!resumed || c.index == experience.index, "the checkpoint was written in experience ",
             c.index, " but fit was called with experience ", experience.index,
             "; continue with experience ", c.index);
     if (!resumed) start(experience);
     c.train = strategies_.enlarge(c, std::move(c.train));
     Plan plan(c.train.size(), c.training, c.seed, experience.index);
-    check_batches(plan);
+    check_batches(c, plan);
     c.steps = plan.steps();
     (notify_begin(observers), ...);
-    for (c.step = std::exchange(resume_at_, -1) < 0 ? 0 : c.step; c.step < c.steps;) {
+    Step step(c, strategies_, optimizer_);
+    while (c.step < c.steps) {
       c.epoch = plan.epoch_of(c.step);
       c.pass = plan.pass_of(c.step);
-      run_step(plan.positions(c.step), traced);
+      if (!c.arena.bound()) c.arena.ensure(*c.model.module);
+      auto fresh = c.train.read(plan.positions(c.step), c.arena.device());
+      meet(fresh.labels);
+      step.run(std::move(fresh), traced, draws_);
       ++c.step, ++c.total_steps;
       (notify_step(observers), ...);
     }
@@ -103,7 +113,8 @@ class Learner {
     torch::NoGradGuard no_grad;
     auto& c = context_;
     c.arena.ensure(*c.model.module);
-    check_input(x);
+    require(x.defined() && x.dim() >= 1 && x.size(0) > 0,
+            "scores: give inputs [N, ...] with at least one row");
     ModeScope mode(*c.model.module, false);
     auto const inputs = x.to(c.arena.device(), c.arena.dtype());
     c.model.route(tasks);
@@ -131,7 +142,7 @@ class Learner {
     Archive archive = read_checkpoint(path);
     archive.device = context_.arena.device();
     state(archive);
-    resume_at_ = in_experience_ ? context_.step : -1;
+    resuming_ = in_experience_;
   }
 
   Snapshot snapshot() const { return Snapshot::of(context_); }
@@ -185,21 +196,6 @@ class Learner {
 
   // ---- before the first step ----
 
-  void prepare(Experience const& experience, Training& training) {
-    check_options(training, "training");
-    auto& c = context_;
-    require(experience.train.size() > 0, "experience ", experience.index,
-            " has no training rows; give it some");
-    auto const lowest = experience.train.labels.min().template item<std::int64_t>();
-    require(lowest >= 0, "experience ", experience.index, " has label ", lowest,
-            "; labels must be outputs of the network, 0 or above");
-    c.arena.ensure(*c.model.module);
-    c.experience = &experience;
-    c.training = training;
-    c.train = experience.train;
-    if (c.train.source->dtype != torch::kUInt8) check_finite(c.train);
-  }
-
   void start(Experience const& experience) {
     auto& c = context_;
     c.index = experience.index;
@@ -221,262 +217,31 @@ class Learner {
     if (!grew) return;
     Archive archive(Archive::Mode::grow);
     archive.from = c.arena.layout();
-    auto const before = archive.from;
     c.arena.bind(*c.model.module);
     archive.to = c.arena.layout();
     archive.weights = c.arena.weights();
     optimizer_.state(archive);
     strategies_.state(archive);
-    remap_ever_active(before);
-  }
-
-  void check_batches(Plan const& plan) {
-    auto const shards = context_.training.shards;
-    require(shards <= plan.smallest_batch(), "shards is ", shards, " but the smallest batch has ",
-            plan.smallest_batch(), " rows; choose fewer shards or set drop_last");
-    if (plan.smallest_batch() / shards > 1) return;
-    for (auto const& part : context_.model.module->modules()) {
-      require(part->name().find("BatchNorm") == std::string::npos || !part->is_training(),
-              "experience ", context_.index, " has a batch (or shard) of one row, but '",
-              part->name(), "' needs two to estimate a variance; set drop_last or another batch_size");
-    }
-  }
-
-  // ---- one step ----
-
-  void run_step(Tensor const& positions, bool traced) {
-    auto& c = context_;
-    if (!c.arena.bound()) c.arena.ensure(*c.model.module);
-    c.learning_rate = optimizer_.learning_rate();
-    c.fresh = c.train.read(positions, c.arena.device());
-    meet(c.fresh.labels);
-    auto shards = extended_shards();
-    TreeSum gradients, losses;
-    BufferMean buffers(*c.model.module, c.training.shards);
-    c.penalties.clear();
-    c.shard_logits.clear();
-    c.arena.clear_gradients();
-    for (c.shard = 0; c.shard < c.training.shards; ++c.shard) {
-      buffers.begin_shard();
-      run_shard(shards[static_cast<std::size_t>(c.shard)], losses);
-      buffers.end_shard();
-      if (c.training.shards > 1) collect(gradients);
-    }
-    buffers.finish();
-    c.shard = 0;
-    if (c.training.shards > 1) {
-      c.task_loss = losses.total();
-      c.arena.set_gradient(gradients.total());
-      if (strategies_.wants_task_gradient) c.task_gradient = task_gradients_.total();
-      task_gradients_ = {};
-    }
-    if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
-    if (traced) strategies_.closed_form_values(c);
-    strategies_.edit_gradient(c);
-    optimizer_.step(c.arena);
-    strategies_.after_step(c);
-  }
-
-  /// The batches of the shards, with the rows that strategies appended, as network inputs.
-  std::vector<Batch> extended_shards() {
-    auto& c = context_;
-    std::vector<Batch> shards;
-    c.step_rows = c.default_rows = 0;
-    for (c.shard = 0; c.shard < c.training.shards; ++c.shard) {
-      auto const slice = c.slice(c.fresh.size());
-      Batch batch;
-      batch.fresh = slice.size();
-      batch.append(nullptr, c.fresh.slice(slice.begin, slice.end), c.fresh.size());
-      batch = strategies_.extend(c, std::move(batch));
-      c.step_rows += batch.size();
-      for (auto const& part : batch.parts) {
-        if (std::isnan(part.weight)) c.default_rows += part.size;
-      }
-      shards.push_back(std::move(batch));
-    }
-    return shards;
-  }
-
-  void run_shard(Batch& batch, TreeSum& losses) {
-    auto& c = context_;
-    join(batch);
-    c.batch = std::move(batch);
-    {
-      std::optional<NoiseScope> noise;
-      if (draws_ || c.step == 0) {
-        noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard));
-      }
-      c.model.route(c.batch.task);
-      c.logits = c.model.forward(c.batch.x);
-      draws_ = draws_ || (noise && noise->drawn());
-    }
-    check_logits();
-    c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));
-    auto const loss = strategies_.has_loss ? strategies_.loss(c) : c.weighted_cross_entropy();
-    auto const penalties = strategies_.penalties(c);
-    check_finite_loss(loss, penalties);
-    backward(loss, penalties);
-    c.arena.note_active();
-    record(loss, penalties, losses);
-  }
-
-  /// Leaves the gradient of loss + penalties in `.grad`, and that of the loss alone where a strategy needs it.
-  void backward(Tensor const& loss, std::vector<std::pair<std::string, Tensor>> const& penalties) {
-    auto& c = context_;
-    auto total = loss;
-    for (auto const& [name, value] : penalties) total = total + value;
-    if (!strategies_.wants_task_gradient) return total.backward();
-    if (penalties.empty()) {
-      loss.backward();
-      c.task_gradient = c.arena.gradient().clone();
-      return;
-    }
-    auto const own = torch::autograd::grad({loss}, c.arena.parameters(), {}, true, false, true);
-    torch::NoGradGuard no_grad;
-    c.task_gradient = c.arena.pack(own);
-    torch::AutoGradMode grad(true);
-    total.backward();
-  }
-
-  void record(Tensor const& loss, std::vector<std::pair<std::string, Tensor>> const& penalties,
-              TreeSum& losses) {
-    auto& c = context_;
-    if (c.training.shards == 1) {
-      c.task_loss = loss.detach();
-    } else {
-      losses.add(loss.detach());
-      if (strategies_.wants_task_gradient) task_gradients_.add(c.task_gradient);
-    }
-    for (std::size_t i = 0; i < penalties.size(); ++i) {
-      auto const value = penalties[i].second.detach();
-      if (i < c.penalties.size()) {
-        c.penalties[i].second = c.penalties[i].second + value;
-      } else {
-        c.penalties.emplace_back(penalties[i].first, value);
-      }
-    }
-  }
-
-  /// Adds the gradient of one shard to the sum over the step, and makes room for the next.
-  void collect(TreeSum& gradients) {
-    auto& c = context_;
-    gradients.add(c.arena.gradient().clone());
-    auto const active = c.arena.active();
-    c.arena.clear_gradients();
-    c.arena.activate(active);
-  }
-
-  /// Joins the parts of a batch: stored rows first, then one conversion to network inputs.
-  void join(Batch& batch) {
-    auto& c = context_;
-    if (batch.parts.size() == 1) {
-      auto const& rows = batch.parts.front().rows;
-      batch.x = c.inputs(rows.stored);
-      batch.y = rows.y;
-      batch.task = rows.task;
-      return;
-    }
-    std::vector<Tensor> stored, y, task;
-    for (auto const& part : batch.parts) {
-      stored.push_back(part.rows.stored);
-      y.push_back(part.rows.y);
-      if (part.rows.task.defined()) task.push_back(part.rows.task);
-    }
-    batch.x = c.inputs(torch::cat(stored));
-    batch.y = torch::cat(y);
-    if (task.size() == batch.parts.size()) batch.task = torch::cat(task);
+    c.ever_active = matched(c.ever_active, archive.from, archive.to);
   }
 
   /// Notes labels that occur for the first time; heads that were never told of them make room.
   void meet(Tensor const& labels) {
     auto& c = context_;
     auto const* data = labels.data_ptr<std::int64_t>();
-    std::vector<std::int64_t> fresh;
+    std::vector<std::int64_t> first;
     for (std::int64_t i = 0; i < labels.numel(); ++i) {
-      if (!std::binary_search(c.met.begin(), c.met.end(), data[i])) fresh.push_back(data[i]);
+      if (!std::binary_search(c.met.begin(), c.met.end(), data[i])) first.push_back(data[i]);
     }
-    if (fresh.empty()) return;
-    insert_sorted(c.met, fresh);
+    if (first.empty()) return;
+    insert_sorted(c.met, first);
     std::vector<std::int64_t> surprising;
-    for (auto const label : fresh) {
+    for (auto const label : first) {
       if (!std::binary_search(c.seen.begin(), c.seen.end(), label)) surprising.push_back(label);
     }
     if (surprising.empty()) return;
     announce(surprising, c.experience->task);
     insert_sorted(c.seen, surprising);
-  }
-
-  /// Parameters that ever had a gradient and have none now get a zero one.
-  void move_idle_heads() {
-    auto& c = context_;
-    ever_active_.resize(c.arena.active().size(), false);
-    c.arena.gradient();
-    for (std::size_t i = 0; i < ever_active_.size(); ++i) {
-      ever_active_[i] = ever_active_[i] || c.arena.active()[i];
-    }
-    c.arena.activate(ever_active_);
-  }
-
-  void remap_ever_active(Layout const& before) {
-    auto const old = std::exchange(ever_active_, {});
-    if (old.empty()) return;
-    for (auto const& span : context_.arena.layout()) {
-      bool was = false;
-      for (std::size_t k = 0; k < before.size() && k < old.size(); ++k) {
-        if (before[k].name == span.name) was = old[k];
-      }
-      ever_active_.push_back(was);
-    }
-  }
-
-  // ---- checks ----
-
-  void check_logits() {
-    auto const& c = context_;
-    require(c.logits.dim() == 2 && c.logits.size(0) == c.batch.size(), "the model returned ",
-            c.logits.sizes(), " for ", c.batch.size(), " rows; it must return logits [N, C]");
-    auto const& labels = c.batch.parts.front().rows.labels;
-    auto const highest = labels.max().template item<std::int64_t>();
-    require(highest < c.logits.size(1), "experience ", c.index, " has label ", highest,
-            " but the model has ", c.logits.size(1),
-            " outputs; give it more, or a head that grows");
-  }
-
-  static void check_finite(Dataset const& data) {
-    auto constexpr chunk = 4096;
-    for (std::int64_t begin = 0; begin < data.size(); begin += chunk) {
-      auto const end = std::min<std::int64_t>(begin + chunk, data.size());
-      auto const rows = data.read(torch::arange(begin, end, torch::kInt64)).stored;
-      if (!rows.is_floating_point()) return;
-      require(rows.isfinite().all().template item<bool>(), "'", data.source->name, "' holds NaN or infinity in rows ",
-              begin, " to ", end - 1, " of the experience; clean the data");
-    }
-  }
-
-  /// On the host the loss costs nothing to read; on a device every 100th step is looked at.
-  void check_finite_loss(Tensor const& loss,
-                         std::vector<std::pair<std::string, Tensor>> const& penalties) {
-    auto const& c = context_;
-    if (!c.arena.device().is_cpu() && c.step % 100 != 0) return;
-    bool finite = std::isfinite(loss.template item<double>());
-    for (auto const& [name, value] : penalties) {
-      finite = finite && std::isfinite(value.template item<double>());
-    }
-    if (finite) return;
-    std::vector<std::pair<std::string, double>> values;
-    auto text = c10::str("pawl: the loss is ", loss.template item<double>());
-    for (auto const& [name, value] : penalties) {
-      values.emplace_back(name, value.template item<double>());
-      text += c10::str(", the penalty of ", name, " is ", value.template item<double>());
-    }
-    text += c10::str(" in experience ", c.index, ", step ", c.step,
-                     "; lower the learning rate or the strength, and look for outliers in the data");
-    throw Diverged(text, c.index, c.step, loss.template item<double>(), values);
-  }
-
-  void check_input(Tensor const& x) const {
-    require(x.defined() && x.dim() >= 1 && x.size(0) > 0,
-            "scores: give inputs [N, ...] with at least one row");
   }
 
   static void insert_sorted(std::vector<std::int64_t>& all, std::vector<std::int64_t> const& more) {
@@ -512,7 +277,11 @@ class Learner {
             "' but this learner is '", mine, "'; build the same composition first");
     a("seen", c.seen);
     a("met", c.met);
-    if (a.loading()) announce(c.seen, -1);
+    task_classes_state(a);
+    if (a.loading() && c.task_classes.empty()) announce(c.seen, -1);
+    if (a.loading()) {
+      for (auto const& [task, labels] : c.task_classes) announce(labels, task);
+    }
     model_state(a);
     a("index", c.index);
     a("step", c.step);
@@ -523,12 +292,23 @@ class Learner {
     auto seed = std::to_string(c.seed.value);
     a("seed", seed);
     c.seed.value = std::stoull(seed);
-    std::vector<std::int64_t> ever(ever_active_.begin(), ever_active_.end());
+    std::vector<std::int64_t> ever(c.ever_active.begin(), c.ever_active.end());
     a("ever_active", ever);
-    ever_active_.assign(ever.begin(), ever.end());
-    task_classes_state(a);
+    c.ever_active.assign(ever.begin(), ever.end());
     a.part("optimizer", optimizer_);
     a.part("strategies", strategies_);
+  }
+
+  /// Marks per parameter, carried over to a grown layout by name.
+  static std::vector<bool> matched(std::vector<bool> const& marks, Layout const& from,
+                                   Layout const& to) {
+    std::vector<bool> result(marks.empty() ? 0 : to.size(), false);
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      for (std::size_t k = 0; k < from.size(); ++k) {
+        if (from[k].name == to[i].name) result[i] = marks[k];
+      }
+    }
+    return result;
   }
 
   void model_state(Archive& a) {
@@ -562,11 +342,9 @@ class Learner {
   Opt optimizer_;
   Strategies strategies_;
   Context context_;
-  TreeSum task_gradients_;
-  std::vector<bool> ever_active_;
   bool draws_ = false;          ///< the module draws random numbers in its forward
   bool in_experience_ = false;  ///< between the first step of an experience and its end
-  std::int64_t resume_at_ = -1;
+  bool resuming_ = false;       ///< loaded in the middle of an experience
 };
 
 template <class M, class Opt, class... S>

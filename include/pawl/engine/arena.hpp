@@ -223,13 +223,16 @@ class TreeSum {
     }
     stack_.emplace_back(level, std::move(value));
   }
-  Tensor total() {
+  /// The sum; starts afresh.
+  Tensor take() {
     while (stack_.size() > 1) {
-      auto right = stack_.back().second;
+      auto const right = stack_.back().second;
       stack_.pop_back();
       stack_.back().second = stack_.back().second + right;
     }
-    return stack_.empty() ? Tensor{} : stack_.back().second;
+    auto const sum = stack_.empty() ? Tensor{} : stack_.back().second;
+    stack_.clear();
+    return sum;
   }
 
  private:

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/context.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+using Penalties = std::vector<std::pair<std::string, Tensor>>;
+
+/// Refuses an experience that cannot be trained on.
+inline void check_experience(Experience const& experience) {
+  auto const& train = experience.train;
+  require(train.size() > 0, "experience ", experience.index,
+          " has no training rows; give it some");
+  auto const lowest = train.labels.min().item<std::int64_t>();
+  require(lowest >= 0, "experience ", experience.index, " has label ", lowest,
+          "; labels must be outputs of the network, 0 or above");
+  if (!c10::isFloatingType(train.source->dtype)) return;
+  auto constexpr chunk = 4096;
+  for (std::int64_t begin = 0; begin < train.size(); begin += chunk) {
+    auto const end = std::min<std::int64_t>(begin + chunk, train.size());
+    auto const rows = train.read(torch::arange(begin, end, torch::kInt64)).stored;
+    require(rows.isfinite().all().item<bool>(), "'", train.source->name,
+            "' holds NaN or infinity in rows ", begin, " to ", end - 1, " of experience ",
+            experience.index, "; clean the data");
+  }
+}
+
+/// Refuses batches that are too small for the shards or for BatchNorm.
+inline void check_batches(Context const& c, Plan const& plan) {
+  auto const shards = c.training.shards;
+  auto const rows = plan.smallest_batch();
+  require(shards <= rows, "shards is ", shards, " but the smallest batch of experience ", c.index,
+          " has ", rows, " rows; choose fewer shards or set drop_last");
+  if (rows / shards > 1) return;
+  for (auto const& part : c.model.module->modules()) {
+    require(part->name().find("BatchNorm") == std::string::npos || !part->is_training(),
+            "experience ", c.index, " has a batch (or shard) of one row, but '", part->name(),
+            "' needs two to estimate a variance; set drop_last or another batch_size");
+  }
+}
+
+/// Refuses logits of the wrong shape and labels that have no output.
+inline void check_logits(Context const& c) {
+  require(c.logits.dim() == 2 && c.logits.size(0) == c.batch.size(), "the model returned ",
+          c.logits.sizes(), " for ", c.batch.size(), " rows; it must return logits [N, C]");
+  auto const& labels = c.batch.parts.front().rows.labels;
+  auto const* data = labels.data_ptr<std::int64_t>();
+  std::int64_t highest = 0;
+  for (std::int64_t i = 0; i < labels.numel(); ++i) highest = std::max(highest, data[i]);
+  require(highest < c.logits.size(1), "experience ", c.index, " has label ", highest,
+          " but the model has ", c.logits.size(1),
+          " outputs; give it more, or a head that grows");
+}
+
+/// Throws Diverged when the loss or a penalty is not finite. On the host this costs nothing; on a device
+/// only every 100th step is looked at, because the look waits for the device.
+inline void check_finite_loss(Context const& c, Tensor const& loss, Penalties const& penalties) {
+  if (!c.arena.device().is_cpu() && c.step % 100 != 0) return;
+  auto const task_loss = loss.item<double>();
+  bool finite = std::isfinite(task_loss);
+  for (auto const& penalty : penalties) {
+    finite = finite && std::isfinite(penalty.second.item<double>());
+  }
+  if (finite) return;
+  std::vector<std::pair<std::string, double>> values;
+  auto text = c10::str("pawl: the loss is ", task_loss);
+  for (auto const& [name, value] : penalties) {
+    values.emplace_back(name, value.item<double>());
+    text += c10::str(", the penalty of ", name, " is ", value.item<double>());
+  }
+  text += c10::str(" in experience ", c.index, ", step ", c.step,
+                   "; lower the learning rate or the strength, and look for outliers in the data");
+  throw Diverged(text, c.index, c.step, task_loss, values);
+}
+
+}  // namespace v0
+}  // namespace pawl

@@ -1,0 +1,170 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "../core/context.hpp"
+#include "checks.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// Puts the parts of a batch together: stored rows first, then one conversion to network inputs.
+inline void join(Context const& c, Batch& batch) {
+  if (batch.parts.size() == 1) {
+    auto const& rows = batch.parts.front().rows;
+    batch.x = c.inputs(rows.stored);
+    batch.y = rows.y;
+    batch.task = rows.task;
+    return;
+  }
+  std::vector<Tensor> stored, y, task;
+  for (auto const& part : batch.parts) {
+    stored.push_back(part.rows.stored);
+    y.push_back(part.rows.y);
+    if (part.rows.task.defined()) task.push_back(part.rows.task);
+  }
+  batch.x = c.inputs(torch::cat(stored));
+  batch.y = torch::cat(y);
+  if (task.size() == batch.parts.size()) batch.task = torch::cat(task);
+}
+
+/// One optimizer step: per shard extend, forward, loss, penalty and backward; once per step the sum
+/// over the shards, edit_gradient, the optimizer and after_step.
+template <class Strategies, class Opt>
+class Step {
+ public:
+  Step(Context& context, Strategies& strategies, Opt& optimizer)
+      : c(context), strategies(strategies), optimizer(optimizer) {}
+
+  /// `fresh` are the rows of the step; `traced` asks for the values of closed-form penalties;
+  /// `draws` says (and learns) whether the module draws random numbers in its forward.
+  void run(Rows fresh, bool traced, bool& draws) {
+    c.learning_rate = optimizer.learning_rate();
+    c.fresh = std::move(fresh);
+    auto shards = extend();
+    BufferMean buffers(*c.model.module, c.training.shards);
+    c.penalties.clear();
+    c.shard_logits.clear();
+    c.arena.clear_gradients();
+    for (c.shard = 0; c.shard < c.training.shards; ++c.shard) {
+      c.batch = std::move(shards[static_cast<std::size_t>(c.shard)]);
+      buffers.begin_shard();
+      forward(draws);
+      differentiate();
+      buffers.end_shard();
+    }
+    c.shard = 0;
+    buffers.finish();
+    if (c.training.shards > 1) sum_up();
+    if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
+    if (traced) strategies.closed_form_values(c);
+    strategies.edit_gradient(c);
+    optimizer.step(c.arena);
+    strategies.after_step(c);
+  }
+
+ private:
+  /// The batches of the shards with the rows that strategies append. All of them before the first
+  /// forward, because a default weight is 1 over the number of rows of the whole step.
+  std::vector<Batch> extend() {
+    std::vector<Batch> shards;
+    c.step_rows = c.default_rows = 0;
+    for (c.shard = 0; c.shard < c.training.shards; ++c.shard) {
+      auto const slice = c.slice(c.fresh.size());
+      Batch batch;
+      batch.fresh = slice.size();
+      batch.append(nullptr, c.fresh.slice(slice.begin, slice.end), c.fresh.size());
+      batch = strategies.extend(c, std::move(batch));
+      c.step_rows += batch.size();
+      for (auto const& part : batch.parts) {
+        if (std::isnan(part.weight)) c.default_rows += part.size;
+      }
+      shards.push_back(std::move(batch));
+    }
+    return shards;
+  }
+
+  /// Noise (dropout) is keyed by seed, step and shard. Whether a module draws at all is seen in the
+  /// first step of an experience; one that does not is spared the seeding.
+  void forward(bool& draws) {
+    join(c, c.batch);
+    std::optional<NoiseScope> noise;
+    if (draws || c.step == 0) {
+      noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard));
+    }
+    c.model.route(c.batch.task);
+    c.logits = c.model.forward(c.batch.x);
+    draws = draws || (noise && noise->drawn());
+    check_logits(c);
+    c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));
+  }
+
+  /// Leaves the gradient of loss + penalties with the parameters.
+  void differentiate() {
+    auto const loss = strategies.has_loss ? strategies.loss(c) : c.weighted_cross_entropy();
+    auto const penalties = strategies.penalties(c);
+    check_finite_loss(c, loss, penalties);
+    auto total = loss;
+    for (auto const& penalty : penalties) total = total + penalty.second;
+    if (strategies.wants_task_gradient && !penalties.empty()) {
+      auto const own = torch::autograd::grad({loss}, c.arena.parameters(), {}, true, false, true);
+      c.task_gradient = c.arena.pack(own);
+    }
+    total.backward();
+    c.arena.note_active();
+    if (strategies.wants_task_gradient && penalties.empty()) {
+      c.task_gradient = c.arena.gradient().clone();
+    }
+    record(loss.detach(), penalties);
+    if (c.training.shards > 1) collect();
+  }
+
+  void record(Tensor const& loss, Penalties const& penalties) {
+    c.task_loss = loss;
+    for (std::size_t i = 0; i < penalties.size(); ++i) {
+      auto const value = penalties[i].second.detach();
+      if (i < c.penalties.size()) {
+        c.penalties[i].second = c.penalties[i].second + value;
+      } else {
+        c.penalties.emplace_back(penalties[i].first, value);
+      }
+    }
+  }
+
+  /// Adds the gradient of one shard to the sum over the step, and makes room for the next.
+  void collect() {
+    losses_.add(c.task_loss);
+    gradients_.add(c.arena.gradient().clone());
+    if (strategies.wants_task_gradient) task_gradients_.add(c.task_gradient);
+    auto const active = c.arena.active();
+    c.arena.clear_gradients();
+    c.arena.activate(active);
+  }
+
+  void sum_up() {
+    c.task_loss = losses_.take();
+    c.arena.set_gradient(gradients_.take());
+    if (strategies.wants_task_gradient) c.task_gradient = task_gradients_.take();
+  }
+
+  /// Parameters that ever had a gradient and have none in this step get a zero one.
+  void move_idle_heads() {
+    c.arena.gradient();
+    c.ever_active.resize(c.arena.active().size(), false);
+    for (std::size_t i = 0; i < c.ever_active.size(); ++i) {
+      c.ever_active[i] = c.ever_active[i] || c.arena.active()[i];
+    }
+    c.arena.activate(c.ever_active);
+  }
+
+  Context& c;
+  Strategies& strategies;
+  Opt& optimizer;
+  TreeSum losses_, gradients_, task_gradients_;
+};
+
+}  // namespace v0
+}  // namespace pawl
