@@ -1,7 +1,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -90,34 +92,54 @@ inline std::vector<std::int64_t> class_counts(SplitClasses const& options, std::
   return counts;
 }
 
-/// Where a class goes, and as which network output.
-struct ClassPlace {
-  std::int64_t experience = 0;
-  std::int64_t output = 0;
+/// Which class goes where, and as which network output.
+struct SplitPlan {
+  std::vector<std::vector<std::int64_t>> outputs;  ///< of each experience, sorted
+  std::vector<std::size_t> experience;             ///< of each class
+  std::vector<std::int64_t> output;                ///< of each class
 };
+
+inline SplitPlan plan_split(SplitClasses const& options, std::int64_t classes, Seed seed) {
+  auto const counts = class_counts(options, classes);
+  auto const order = class_order(options, classes, seed);
+  SplitPlan plan{.outputs = std::vector<std::vector<std::int64_t>>(counts.size()),
+                 .experience = std::vector<std::size_t>(order.size()),
+                 .output = std::vector<std::int64_t>(order.size())};
+  std::size_t position = 0;
+  for (std::size_t e = 0; e < counts.size(); ++e) {
+    for (std::int64_t k = 0; k < counts[e]; ++k, ++position) {
+      auto output = order[position];
+      auto const c = static_cast<std::size_t>(output);
+      if (options.labels == LabelRule::within) output = k;
+      if (options.labels == LabelRule::by_order) output = static_cast<std::int64_t>(position);
+      plan.experience[c] = e;
+      plan.output[c] = output;
+      plan.outputs[e].push_back(output);
+    }
+    std::sort(plan.outputs[e].begin(), plan.outputs[e].end());
+  }
+  return plan;
+}
 
 /// The samples of each experience, in file order, as views of one source.
 inline std::vector<Dataset> split_source(std::shared_ptr<Source const> const& source,
-                                         Normalise const& normalise,
-                                         std::vector<ClassPlace> const& places,
-                                         std::int64_t experiences) {
-  std::vector<std::vector<std::int64_t>> rows(static_cast<std::size_t>(experiences));
-  auto outputs = rows;
+                                         Normalise const& normalise, SplitPlan const& plan) {
+  std::vector<std::vector<std::int64_t>> rows(plan.outputs.size()), labels(plan.outputs.size());
   auto const* const label = source->labels.data_ptr<std::int64_t>();
-  auto const classes = static_cast<std::int64_t>(places.size());
+  auto const classes = static_cast<std::int64_t>(plan.output.size());
   for (std::int64_t i = 0; i < source->size(); ++i) {
     require(label[i] >= 0 && label[i] < classes, "split_classes: row ", i, " of '", source->name,
             "' has the label ", label[i], ", but labels are 0 .. ", classes - 1,
             "; set TrainTest::classes to the number of classes");
-    auto const& place = places[static_cast<std::size_t>(label[i])];
-    rows[static_cast<std::size_t>(place.experience)].push_back(i);
-    outputs[static_cast<std::size_t>(place.experience)].push_back(place.output);
+    auto const c = static_cast<std::size_t>(label[i]);
+    rows[plan.experience[c]].push_back(i);
+    labels[plan.experience[c]].push_back(plan.output[c]);
   }
   std::vector<Dataset> sets;
   for (std::size_t e = 0; e < rows.size(); ++e) {
     sets.push_back({.source = source,
                     .rows = torch::tensor(rows[e], torch::kInt64),
-                    .labels = torch::tensor(outputs[e], torch::kInt64),
+                    .labels = torch::tensor(labels[e], torch::kInt64),
                     .tasks = {},
                     .normalise = normalise});
   }
@@ -132,39 +154,32 @@ inline std::vector<Dataset> split_source(std::shared_ptr<Source const> const& so
 ///   auto const stream = pawl::split_classes(pawl::load_mnist("data"), {.experiences = 5});
 /// @endcode
 inline Stream split_classes(TrainTest const& data, SplitClasses options = {}, Seed seed = {}) {
-  auto const counts = detail::class_counts(options, data.classes);
-  auto const order = detail::class_order(options, data.classes, seed);
   if (options.labels == LabelRule::automatic) {
     options.labels = options.scenario == Scenario::classes ? LabelRule::raw : LabelRule::within;
   }
+  auto const plan = detail::plan_split(options, data.classes, seed);
+  auto train = detail::split_source(data.train, data.normalise, plan);
+  auto test = detail::split_source(data.test, data.normalise, plan);
   auto const within = options.labels == LabelRule::within;
-  Stream stream{.name = "split_" + data.name, .scenario = options.scenario, .experiences = {}};
-  stream.outputs = within ? *std::max_element(counts.begin(), counts.end()) : data.classes;
-  std::vector<detail::ClassPlace> places(order.size());
-  std::int64_t position = 0;
-  for (std::int64_t e = 0; e < options.experiences; ++e) {
-    Experience experience{.index = e, .classes = {}, .train = {}, .test = {}};
-    for (std::int64_t k = 0; k < counts[static_cast<std::size_t>(e)]; ++k, ++position) {
-      auto const c = order[static_cast<std::size_t>(position)];
-      auto const output = within ? k : options.labels == LabelRule::by_order ? position : c;
-      places[static_cast<std::size_t>(c)] = {.experience = e, .output = output};
-      experience.classes.push_back(output);
-    }
-    std::sort(experience.classes.begin(), experience.classes.end());
-    stream.experiences.push_back(std::move(experience));
-  }
-  auto train = detail::split_source(data.train, data.normalise, places, options.experiences);
-  auto test = detail::split_source(data.test, data.normalise, places, options.experiences);
-  for (auto& experience : stream.experiences) {
-    auto const e = static_cast<std::size_t>(experience.index);
+  Stream stream{.name = "split_" + data.name,
+                .scenario = options.scenario,
+                .outputs = within ? 0 : data.classes,
+                .experiences = {}};
+  for (std::size_t e = 0; e < plan.outputs.size(); ++e) {
     require(train[e].size() > 0, "split_classes: experience ", e, " has no training samples; '",
             data.train->name, "' lacks its classes");
-    experience.train = std::move(train[e]);
-    experience.test = std::move(test[e]);
-    if (options.scenario != Scenario::task) continue;
-    experience.task = experience.index;
-    experience.train.tasks = torch::full_like(experience.train.labels, experience.task);
-    experience.test.tasks = torch::full_like(experience.test.labels, experience.task);
+    Experience experience{.index = stream.size(),
+                          .classes = plan.outputs[e],
+                          .train = std::move(train[e]),
+                          .test = std::move(test[e])};
+    if (options.scenario == Scenario::task) {
+      experience.task = experience.index;
+      experience.train.tasks = torch::full_like(experience.train.labels, experience.task);
+      experience.test.tasks = torch::full_like(experience.test.labels, experience.task);
+    }
+    auto const count = static_cast<std::int64_t>(plan.outputs[e].size());
+    if (within) stream.outputs = std::max(stream.outputs, count);
+    stream.experiences.push_back(std::move(experience));
   }
   return stream;
 }
