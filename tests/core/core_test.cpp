@@ -1,0 +1,676 @@
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <pawl/core/any_learner.hpp>
+#include <pawl/core/learner.hpp>
+#include <pawl/metrics/evaluate.hpp>
+#include <torch/nn/functional/activation.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/rmsprop.h>
+#include <torch/optim/sgd.h>
+
+#include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
+
+using namespace pawl;
+
+namespace {
+
+/// Two gaussian blobs per class, inputs [n, 4].
+Experience blobs(std::int64_t n = 60, std::int64_t classes = 3, torch::Dtype dtype = torch::kFloat32,
+                 std::uint64_t seed = 1, std::int64_t index = 0) {
+  auto x = torch::empty({n, 4}, dtype);
+  fill_normal(x, 0, 1, Seed{seed}.generator("x"));
+  auto const y = torch::arange(n, torch::kInt64) % classes;
+  x = x + y.to(dtype).unsqueeze(1);
+  return make_experience(x, y, {}, index);
+}
+
+/// A small network with weights of its own seed, whatever LibTorch drew for it.
+nn::Sequential network(std::int64_t outputs = 3, torch::Dtype dtype = torch::kFloat32) {
+  nn::Sequential net(nn::Linear(4, 8), nn::ReLU(), nn::Linear(8, outputs));
+  net->to(dtype);
+  std::int64_t i = 0;
+  for (auto& p : net->parameters()) fill_normal(p, 0, 0.5, Seed{7}.generator("net", i++));
+  return net;
+}
+
+nn::Sequential network_with_noise_and_norm(torch::Dtype dtype = torch::kFloat32) {
+  nn::Sequential net(nn::Linear(4, 8), nn::BatchNorm1d(8), nn::ReLU(), nn::Dropout(0.4),
+                     nn::Linear(8, 3));
+  net->to(dtype);
+  std::int64_t i = 0;
+  for (auto& p : net->parameters()) fill_normal(p, 0.1, 0.5, Seed{7}.generator("net", i++));
+  return net;
+}
+
+Tensor flat_parameters(nn::Sequential const& net) {
+  std::vector<Tensor> all;
+  for (auto const& p : net->parameters()) all.push_back(p.detach().reshape({-1}).clone());
+  return torch::cat(all);
+}
+
+bool same_bits(Tensor const& a, Tensor const& b) {
+  return a.defined() == b.defined() && (!a.defined() || (a.sizes() == b.sizes() && a.equal(b)));
+}
+
+std::string message_of(std::function<void()> const& action) {
+  try {
+    action();
+  } catch (std::exception const& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(std::string const& text, std::string const& part) {
+  return text.find(part) != std::string::npos;
+}
+
+std::filesystem::path scratch(std::string const& name) {
+  auto const folder = std::filesystem::temp_directory_path() / "pawl_core_test";
+  std::filesystem::create_directories(folder);
+  return folder / name;
+}
+
+/// Pulls every weight towards 1 in closed form, and counts its calls.
+struct Pull {
+  static constexpr char const* name = "pull";
+  double strength = 0.1;
+  void describe(Options& o) { o("strength", strength, at_least(0), "pull"); }
+  void edit_gradient(Context& c) { c.gradient().add_(c.weights() - 1, strength); }
+  Tensor penalty_value(Context& c) { return (c.weights() - 1).square().sum() * (strength / 2); }
+  void after_step(Context&) { ++calls; }
+  void state(Archive& a) { a("calls", calls); }
+  std::int64_t calls = 0;
+};
+
+/// A penalty through autograd: half the mean square of the logits over the step.
+struct SmallLogits {
+  double strength = 0.3;
+  Tensor penalty(Context& c) {
+    return c.logits.square().sum() * (strength / 2 / static_cast<double>(c.step_rows));
+  }
+};
+
+/// Keeps the gradient of the supervised loss that the engine hands over.
+struct KeepsTaskGradient {
+  static constexpr bool needs_task_gradient = true;
+  Tensor kept;
+  void after_step(Context& c) { kept = c.task_gradient.clone(); }
+};
+
+/// Replays the very first rows it saw, with a weight of its own.
+struct Echo {
+  Rows first;
+  double weight = default_weight;
+  Batch extend(Context& c, Batch b) {
+    if (first.size() > 0) {
+      auto const slice = c.slice(first.size());
+      b.append(this, first.slice(slice.begin, slice.end), first.size(), weight);
+    }
+    return b;
+  }
+  void after_step(Context& c) {
+    if (first.size() == 0) first = c.fresh;
+  }
+};
+
+struct Owner {
+  static constexpr char const* name = "owner";
+  Tensor loss(Context& c) { return c.weighted_cross_entropy(); }
+};
+
+struct Explodes {
+  static constexpr char const* name = "explodes";
+  Tensor penalty(Context& c) { return c.logits.sum() * (c.step == 2 ? INFINITY : 0.0); }
+};
+
+struct Recorder {
+  static constexpr bool wants_penalties = true;
+  std::vector<double> losses, penalties;
+  void step(Context const& c) {
+    losses.push_back(c.task_loss.item<double>());
+    for (auto const& [name, value] : c.penalties) penalties.push_back(value.item<double>());
+  }
+};
+
+struct SavesAt {
+  std::function<void()> save;
+  std::int64_t at;
+  void step(Context const& c) {
+    if (c.step == at) save();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("naive training is bit for bit the loop one would write by hand") {
+  auto const experience = blobs();
+  auto net = network(), twin = network();
+  Learner learner{net, Sgd{.lr = 0.1}};
+  learner.fit(experience, {.epochs = 2, .batch_size = 16, .shuffle = false});
+
+  torch::optim::SGD sgd(twin->parameters(), torch::optim::SGDOptions(0.1));
+  auto const x = experience.train.read(torch::arange(60)).stored;
+  auto const y = experience.train.labels;
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    for (std::int64_t begin = 0; begin < 60; begin += 16) {
+      auto const end = std::min<std::int64_t>(60, begin + 16);
+      sgd.zero_grad();
+      at::cross_entropy_loss(twin->forward(x.slice(0, begin, end)), y.slice(0, begin, end))
+          .backward();
+      sgd.step();
+    }
+  }
+  CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+}
+
+TEST_CASE_TEMPLATE("an optimizer on the arena equals torch::optim to the last bit", Dtype, float,
+                   double) {
+  auto const dtype = torch::CppTypeToScalarType<Dtype>::value;
+  auto const experience = blobs(64, 3, dtype);
+  auto const compare = [&](AnyOptimizer ours, auto make_theirs) {
+    auto net = network(3, dtype), twin = network(3, dtype);
+    AnyLearner learner{Model(net), std::move(ours), StrategyList{}};
+    learner.fit(experience, {.epochs = 12, .batch_size = 16, .shuffle = false});
+    AnyLearner theirs{Model(twin), AnyOptimizer(TorchOptimizer{make_theirs, nullptr, {}}),
+                      StrategyList{}};
+    theirs.fit(experience, {.epochs = 12, .batch_size = 16, .shuffle = false});
+    return same_bits(flat_parameters(net), flat_parameters(twin));
+  };
+  using Parameters = std::vector<Tensor>;
+  CHECK(compare(Sgd{.lr = 0.1}, [](Parameters p) {
+    return std::make_unique<torch::optim::SGD>(p, torch::optim::SGDOptions(0.1));
+  }));
+  CHECK(compare(Sgd{.lr = 0.1, .weight_decay = 0.01}, [](Parameters p) {
+    return std::make_unique<torch::optim::SGD>(p, torch::optim::SGDOptions(0.1).weight_decay(0.01));
+  }));
+  CHECK(compare(Sgd{.lr = 0.1, .momentum = 0.9, .dampening = 0.2, .weight_decay = 0.01},
+                [](Parameters p) {
+                  return std::make_unique<torch::optim::SGD>(p, torch::optim::SGDOptions(0.1)
+                                                                    .momentum(0.9)
+                                                                    .dampening(0.2)
+                                                                    .weight_decay(0.01));
+                }));
+  CHECK(compare(Sgd{.lr = 0.1, .momentum = 0.9, .nesterov = true}, [](Parameters p) {
+    return std::make_unique<torch::optim::SGD>(
+        p, torch::optim::SGDOptions(0.1).momentum(0.9).nesterov(true));
+  }));
+  CHECK(compare(Adam{.lr = 0.01}, [](Parameters p) {
+    return std::make_unique<torch::optim::Adam>(p, torch::optim::AdamOptions(0.01));
+  }));
+  CHECK(compare(Adam{.lr = 0.01, .weight_decay = 0.1}, [](Parameters p) {
+    return std::make_unique<torch::optim::Adam>(p, torch::optim::AdamOptions(0.01).weight_decay(0.1));
+  }));
+  CHECK(compare(AdamW{.lr = 0.01, .weight_decay = 0.1}, [](Parameters p) {
+    return std::make_unique<torch::optim::AdamW>(
+        p, torch::optim::AdamWOptions(0.01).weight_decay(0.1));
+  }));
+}
+
+TEST_CASE("closed-form gradients and autograd penalties add up with the loss") {
+  auto const experience = blobs(12, 3, torch::kFloat64);
+  auto net = network(3, torch::kFloat64), twin = network(3, torch::kFloat64);
+  Learner learner{net, Sgd{.lr = 0.1}, Pull{.strength = 0.2}, SmallLogits{}};
+  Recorder seen;
+  learner.fit(experience, {.batch_size = 12, .shuffle = false}, seen);
+
+  auto const x = experience.train.read(torch::arange(12)).stored;
+  auto const z = twin->forward(x);
+  auto const loss = at::cross_entropy_loss(z, experience.train.labels);
+  auto const logits_penalty = z.square().sum() * (0.3 / 2 / 12);
+  auto pull = torch::zeros({}, torch::kFloat64);
+  for (auto const& p : twin->parameters()) pull = pull + (p - 1).square().sum() * 0.1;
+  (loss + logits_penalty + pull).backward();
+  torch::NoGradGuard no_grad;
+  for (auto& p : twin->parameters()) p.sub_(p.grad(), 0.1);
+  CHECK(flat_parameters(net).allclose(flat_parameters(twin), 1e-12, 1e-14));
+  CHECK(seen.losses[0] == doctest::Approx(loss.item<double>()).epsilon(1e-12));
+  CHECK(seen.penalties.size() == 2);
+  CHECK(seen.penalties[0] == doctest::Approx(logits_penalty.item<double>()).epsilon(1e-12));
+}
+
+TEST_CASE("the task gradient leaves penalties out, with and without shards") {
+  auto const experience = blobs(12, 3, torch::kFloat64);
+  for (std::int64_t shards : {1, 3}) {
+    CAPTURE(shards);
+    auto net = network(3, torch::kFloat64), twin = network(3, torch::kFloat64);
+    Learner learner{net, Sgd{.lr = 0.1}, KeepsTaskGradient{}, SmallLogits{}, Pull{}};
+    learner.fit(experience, {.batch_size = 12, .shards = shards, .shuffle = false});
+    auto const x = experience.train.read(torch::arange(12)).stored;
+    at::cross_entropy_loss(twin->forward(x), experience.train.labels).backward();
+    Arena arena(*twin);  // only for its layout
+    auto const& kept = learner.strategy<KeepsTaskGradient>().kept;
+    auto parameters = network(3, torch::kFloat64);
+    auto const z = parameters->forward(x);
+    auto const gradients = torch::autograd::grad({at::cross_entropy_loss(z, experience.train.labels)},
+                                                 parameters->parameters());
+    CHECK(kept.allclose(arena.pack(gradients), 1e-12, 1e-14));
+  }
+}
+
+TEST_CASE("row weights are absolute: a default row counts one over the rows of the step") {
+  auto const experience = blobs(8, 2, torch::kFloat64);
+  for (std::int64_t shards : {1, 2}) {
+    for (double const weight : {default_weight, 0.0, 0.25}) {
+      CAPTURE(shards);
+      CAPTURE(weight);
+      auto net = network(2, torch::kFloat64);
+      Learner learner{net, Sgd{.lr = 0}, Echo{.first = {}, .weight = weight}};
+      Recorder seen;
+      learner.fit(experience, {.batch_size = 4, .shards = shards, .shuffle = false}, seen);
+      auto const x = experience.train.read(torch::arange(8)).stored;
+      auto const each = at::cross_entropy_loss(net->forward(x), experience.train.labels, {},
+                                               at::Reduction::None);
+      auto const fresh = each.slice(0, 4, 8).sum().item<double>();
+      auto const echoed = each.slice(0, 0, 4).sum().item<double>();
+      auto const expected = std::isnan(weight) ? (fresh + echoed) / 8 : fresh / 4 + weight * echoed;
+      CHECK(seen.losses[1] == doctest::Approx(expected).epsilon(1e-12));
+    }
+  }
+}
+
+TEST_CASE("a step cut into shards is the whole step, and BatchNorm statistics are their mean") {
+  auto const experience = blobs(12, 3, torch::kFloat64);
+  auto const train = [&](std::int64_t shards) {
+    auto net = network(3, torch::kFloat64);
+    Learner learner{net, Adam{.lr = 0.05}, SmallLogits{}, Pull{}};
+    learner.fit(experience, {.epochs = 4, .batch_size = 12, .shards = shards});
+    return flat_parameters(net);
+  };
+  CHECK(train(1).allclose(train(4), 1e-9, 1e-12));
+  CHECK(train(1).allclose(train(5), 1e-9, 1e-12));
+  CHECK(same_bits(train(5), train(5)));
+
+  nn::Sequential net(nn::BatchNorm1d(4), nn::Linear(4, 3));
+  net->to(torch::kFloat64);
+  Learner learner{net, Sgd{}};
+  learner.fit(experience, {.batch_size = 12, .shards = 3, .shuffle = false});
+  auto const x = experience.train.read(torch::arange(12)).stored;
+  auto expected = torch::zeros({4}, torch::kFloat64);
+  for (int v = 0; v < 3; ++v) expected += 0.1 * x.slice(0, 4 * v, 4 * v + 4).mean(0) / 3;
+  CHECK(net->named_buffers()["0.running_mean"].allclose(expected, 1e-12));
+  CHECK(net->named_buffers()["0.num_batches_tracked"].item<std::int64_t>() == 1);
+}
+
+TEST_CASE("the same seed gives the same bits, another seed others, dropout included") {
+  auto const experience = blobs();
+  auto const train = [&](std::uint64_t seed) {
+    auto net = network_with_noise_and_norm();
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.seed({seed}).fit(experience, {.epochs = 2, .batch_size = 16});
+    return flat_parameters(net);
+  };
+  torch::manual_seed(3);
+  auto const first = train(1);
+  torch::manual_seed(4);
+  CHECK(same_bits(first, train(1)));
+  CHECK_FALSE(same_bits(first, train(2)));
+}
+
+TEST_CASE("training leaves the process-wide generator as found") {
+  auto generator = at::detail::getDefaultCPUGenerator();
+  auto const before = generator.get_state().clone();
+  Learner learner{network_with_noise_and_norm(), Sgd{}};
+  auto const untouched = generator.get_state().clone();
+  learner.fit(blobs(), {.batch_size = 20});
+  learner.predict(torch::zeros({2, 4}));
+  CHECK(same_bits(generator.get_state(), untouched));
+}
+
+TEST_CASE("a run that is killed in the middle of an experience continues bit for bit") {
+  auto const path = scratch("resume.safetensors");
+  auto const first = blobs(60, 3, torch::kFloat32, 1, 0), second = blobs(60, 3, torch::kFloat32, 2, 1);
+  Training const training{.epochs = 2, .batch_size = 13};
+  auto const compose = [](nn::Sequential const& net) {
+    Learner learner{net, Adam{.lr = 0.01}, Pull{}, Echo{}};
+    learner.seed({5});
+    return learner;
+  };
+  auto net = network_with_noise_and_norm();
+  auto learner = compose(net);
+  learner.fit(first, training);
+  learner.fit(second, training, SavesAt{[&] { learner.save(path); }, 4});
+
+  auto twin = network_with_noise_and_norm();
+  auto resumed = compose(twin);
+  resumed.load(path);
+  resumed.strategy<Echo>().first = learner.strategy<Echo>().first;  // Echo has no state()
+  CHECK(resumed.context().step == 4);
+  resumed.fit(second, training);
+  CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+  CHECK(same_bits(net->named_buffers()["1.running_var"], twin->named_buffers()["1.running_var"]));
+  CHECK(resumed.strategy<Pull>().calls == learner.strategy<Pull>().calls);
+  CHECK(resumed.context().total_steps == learner.context().total_steps);
+}
+
+TEST_CASE("a checkpoint that is altered, cut or of another composition is refused in a sentence") {
+  auto const path = scratch("damage.safetensors");
+  Learner learner{network(), Sgd{.momentum = 0.9}, Pull{}};
+  learner.fit(blobs(), {.batch_size = 20});
+  learner.save(path);
+  std::ifstream file(path, std::ios::binary);
+  std::string const whole((std::istreambuf_iterator<char>(file)), {});
+
+  auto const load_of = [&](std::string const& bytes) {
+    std::ofstream(path, std::ios::binary) << bytes;
+    Learner other{network(), Sgd{.momentum = 0.9}, Pull{}};
+    return message_of([&] { other.load(path); });
+  };
+  CHECK(load_of(whole) == "");
+  for (std::size_t at = 0; at < whole.size(); at += 7) {
+    auto flipped = whole;
+    flipped[at] = static_cast<char>(flipped[at] ^ 4);
+    INFO("flipped bit in byte ", at);
+    CHECK(contains(load_of(flipped), "truncated or altered"));
+  }
+  for (std::size_t const length : {std::size_t{0}, std::size_t{5}, whole.size() / 2, whole.size() - 1}) {
+    CHECK(contains(load_of(whole.substr(0, length)), "truncated or altered"));
+  }
+  CHECK(contains(load_of(whole + "x"), "truncated or altered"));
+
+  std::ofstream(path, std::ios::binary) << whole;
+  Learner other{network(), Adam{}, Pull{}};
+  CHECK(contains(message_of([&] { other.load(path); }), "build the same composition first"));
+  Learner wider{network(5), Sgd{.momentum = 0.9}, Pull{}};
+  CHECK(contains(message_of([&] { wider.load(path); }), "does not fit this model"));
+  CHECK(contains(message_of([&] { learner.load(scratch("none")); }), "cannot open"));
+  CHECK(contains(message_of([&] { learner.save("/nonexistent/folder/x"); }), "cannot create"));
+}
+
+TEST_CASE("typed and run-time compositions train to the same bits and exchange checkpoints") {
+  auto const path = scratch("exchange.safetensors");
+  auto const experience = blobs();
+  auto net = network(), twin = network();
+  Learner typed{net, Adam{}, Pull{}};
+  AnyLearner erased{Model(twin), AnyOptimizer(Adam{}), StrategyList({AnyStrategy(Pull{})})};
+  typed.fit(experience, {.batch_size = 20});
+  erased.fit(experience, {.batch_size = 20});
+  CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+  CHECK(typed.text() == erased.text());
+  typed.save(path);
+  erased.load(path);
+  CHECK(erased.strategies().strategies[0].get<Pull>()->calls == 3);
+}
+
+TEST_CASE("observers and evaluation change nothing") {
+  auto const experience = blobs();
+  Stream const stream{"blobs", Scenario::classes, 3, {experience}};
+  auto net = network_with_noise_and_norm(), twin = network_with_noise_and_norm();
+  Learner plain{net, Sgd{.lr = 0.1}}, watched{twin, Sgd{.lr = 0.1}};
+  plain.fit(experience, {.epochs = 2, .batch_size = 16});
+  struct Evaluates {
+    std::function<void()> look;
+    void step(Context const&) { look(); }
+  };
+  watched.fit(experience, {.epochs = 2, .batch_size = 16},
+              Evaluates{[&] { evaluate(watched, stream); }}, Recorder{});
+  CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+  CHECK(same_bits(net->named_buffers()["1.running_mean"], twin->named_buffers()["1.running_mean"]));
+}
+
+TEST_CASE("a snapshot is a copy, and a scope under it leaves the live weights as they were") {
+  auto net = network_with_noise_and_norm();
+  Learner learner{net, Sgd{.lr = 0.1}};
+  auto const x = torch::ones({3, 4});
+  net->eval();
+  auto const before = net->forward(x).detach();
+  auto const taken = learner.snapshot();
+  net->train();
+  learner.fit(blobs(), {.batch_size = 20});
+  net->eval();
+  auto const after = net->forward(x).detach();
+  CHECK_FALSE(before.allclose(after));
+  {
+    WithWeights scope(learner.context(), taken);
+    CHECK(same_bits(net->forward(x).detach(), before));
+  }
+  CHECK(same_bits(net->forward(x).detach(), after));
+  learner.roll_back(taken);
+  CHECK(same_bits(net->forward(x).detach(), before));
+}
+
+TEST_CASE("a scope under other weights does not disturb a backward pass around it") {
+  auto net = network(), twin = network();
+  struct LooksBack {
+    Snapshot old;
+    Tensor seen;
+    void begin(Context& c, Experience const&) {
+      old = Snapshot::of(c);
+      old.weights.zero_();
+    }
+    Tensor penalty(Context& c) {
+      torch::NoGradGuard no_grad;
+      WithWeights scope(c, old);
+      seen = c.forward(c.batch.x);
+      return {};
+    }
+  };
+  Learner looking{net, Sgd{.lr = 0.1}, LooksBack{}};
+  Learner plain{twin, Sgd{.lr = 0.1}};
+  looking.fit(blobs(), {.batch_size = 20});
+  plain.fit(blobs(), {.batch_size = 20});
+  CHECK(looking.strategy<LooksBack>().seen.abs().max().item<double>() == 0);
+  CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+}
+
+TEST_CASE("parameters that lost their place in the arena are bound anew") {
+  auto net = network();
+  Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9}};
+  learner.fit(blobs(), {.batch_size = 20});
+  net->to(torch::kFloat64);
+  Learner moved{net, Sgd{.lr = 0.1}};
+  moved.fit(blobs(60, 3, torch::kFloat64), {.batch_size = 20});
+  CHECK(moved.context().weights().dtype() == torch::kFloat64);
+  {
+    torch::NoGradGuard no_grad;
+    net->parameters()[0].set_data(torch::zeros({8, 4}, torch::kFloat64));
+  }
+  moved.fit(blobs(60, 3, torch::kFloat64), {.batch_size = 20});
+  CHECK(moved.context().arena.bound());
+  net->zero_grad();
+  moved.fit(blobs(60, 3, torch::kFloat64), {.batch_size = 20});
+  CHECK(same_bits(moved.context().arena.parameter_view(moved.context().weights(), 0),
+                  net->parameters()[0].detach()));
+}
+
+TEST_CASE("the gradient on the side is that of the mean loss, and disturbs nothing") {
+  auto net = network_with_noise_and_norm();
+  struct Asks {
+    Tensor gradient;
+    void edit_gradient(Context& c) {
+      auto const mine = c.gradient().clone();
+      gradient = c.gradient_on(c.fresh);
+      REQUIRE(same_bits(mine, c.gradient()));
+    }
+  };
+  auto twin = network_with_noise_and_norm();
+  Learner asking{net, Sgd{.lr = 0.1}, Asks{}};
+  Learner plain{twin, Sgd{.lr = 0.1}};
+  asking.fit(blobs(), {.epochs = 2, .batch_size = 20});
+  plain.fit(blobs(), {.epochs = 2, .batch_size = 20});
+  CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+  CHECK(asking.strategy<Asks>().gradient.norm().item<double>() > 0);
+}
+
+TEST_CASE("mistakes at the border of fit get one sentence") {
+  auto const fit = [](Experience const& experience, Training training, auto net) {
+    return message_of([&] {
+      Learner learner{net, Sgd{}};
+      learner.fit(experience, training);
+    });
+  };
+  CHECK(contains(fit(blobs(10), {.batch_size = 11}, network()), "choose a smaller batch_size"));
+  CHECK(contains(fit(blobs(10), {.epochs = 0, .batch_size = 5}, network()), "'epochs' is '0'"));
+  CHECK(contains(fit(blobs(10), {.batch_size = 5, .shards = 6}, network()), "fewer shards"));
+  CHECK(contains(fit(blobs(11), {.batch_size = 5}, network_with_noise_and_norm()), "one row"));
+  CHECK(contains(fit(blobs(10, 5), {.batch_size = 5}, network()), "label 4 but the model has 3"));
+  auto with_nan = torch::zeros({6, 4});
+  with_nan[2][1] = std::nan("");
+  CHECK(contains(fit(make_experience(with_nan, torch::zeros({6}, torch::kInt64)), {.batch_size = 3},
+                     network()),
+                 "NaN or infinity"));
+  CHECK(contains(fit(make_experience(torch::zeros({6, 4}), -torch::ones({6}, torch::kInt64)),
+                     {.batch_size = 3}, network()),
+                 "label -1"));
+  CHECK(contains(fit(blobs(10), {.batch_size = 5}, nn::Sequential(nn::ReLU())),
+                 "no trainable parameter"));
+  CHECK(contains(message_of([] { Learner learner{network(), Sgd{.lr = -1}}; }), "'lr' is '-1'"));
+  CHECK(contains(message_of([] { make_experience(torch::zeros({3, 4}), torch::zeros({2})); }),
+                 "do not pair up"));
+  CHECK(contains(message_of([] {
+          AnyLearner{Model(network()), AnyOptimizer(), StrategyList({Owner{}, Owner{}})};
+        }),
+        "'owner' and 'owner' both own  loss"));
+}
+
+TEST_CASE("a loss that is not finite stops training before it reaches the weights") {
+  auto net = network();
+  Learner learner{net, Sgd{}, Explodes{}};
+  struct Copies {
+    nn::Sequential net;
+    Tensor last;
+    void step(Context const&) { last = flat_parameters(net); }
+  } copies{net, {}};
+  try {
+    learner.fit(blobs(), {.batch_size = 10}, copies);
+    FAIL("no error");
+  } catch (Diverged const& error) {
+    CHECK(error.experience == 0);
+    CHECK(error.step == 2);
+    CHECK(std::isfinite(error.task_loss));
+    CHECK(error.penalties.at(0).first == "explodes");
+    CHECK(contains(error.what(), "lower the learning rate"));
+  }
+  CHECK(same_bits(flat_parameters(net), copies.last));
+}
+
+TEST_CASE("active outputs: a masked output gets no gradient") {
+  auto experience = blobs(12, 2, torch::kFloat64);
+  for (auto const active : {Active::seen, Active::current, Active::batch}) {
+    auto net = network(5, torch::kFloat64);
+    auto const before = net->parameters()[2].detach().clone();
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.fit(experience, {.batch_size = 12, .active = active});
+    auto const moved = (net->parameters()[2].detach() - before).abs().sum(1);
+    CHECK(moved.slice(0, 2, 5).max().item<double>() == 0);
+    CHECK(moved.slice(0, 0, 2).min().item<double>() > 0);
+  }
+}
+
+TEST_CASE("a plan covers every row once per epoch, and depends on seed, experience and epoch alone") {
+  Training const training{.epochs = 3, .batch_size = 4};
+  Plan plan(10, training, {1}, 2), again(10, training, {1}, 2), other(10, training, {2}, 2);
+  CHECK(plan.steps() == 9);
+  auto const late = again.positions(7);  // out of order
+  std::vector<Tensor> rows, others;
+  for (std::int64_t s = 0; s < 9; ++s) {
+    rows.push_back(plan.positions(s));
+    others.push_back(other.positions(s));
+  }
+  CHECK(same_bits(late, rows[7]));
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    auto const all = torch::cat({rows[3 * epoch], rows[3 * epoch + 1], rows[3 * epoch + 2]});
+    CHECK(same_bits(std::get<0>(all.sort()), torch::arange(10)));
+  }
+  CHECK_FALSE(same_bits(torch::cat(rows), torch::cat(others)));
+  CHECK_FALSE(same_bits(rows[0], rows[3]));
+
+  Plan capped(10, {.iterations = 7, .batch_size = 4, .drop_last = true}, {1}, 0);
+  CHECK(capped.steps() == 7);
+  CHECK(capped.epoch_of(6) == 3);
+  for (std::int64_t s = 0; s < 7; ++s) CHECK(capped.positions(s).numel() == 4);
+  Plan twice(10, {.batch_size = 5, .passes = 2}, {1}, 0);
+  CHECK(same_bits(twice.positions(0), twice.positions(1)));
+  CHECK(twice.pass_of(1) == 1);
+}
+
+TEST_CASE("slices of shards are consecutive, nearly equal and complete") {
+  for (std::int64_t n = 0; n < 40; ++n) {
+    std::int64_t end = 0;
+    for (std::int64_t v = 0; v < 7; ++v) {
+      auto const slice = shard_slice(n, v, 7);
+      CHECK(slice.begin == end);
+      CHECK(slice.size() - n / 7 >= 0);
+      CHECK(slice.size() - n / 7 <= 1);
+      end = slice.end;
+    }
+    CHECK(end == n);
+  }
+}
+
+TEST_CASE("generators are independent, unbiased and stable across platforms") {
+  auto generator = Seed{1}.generator("order");
+  CHECK(generator.bits() != Seed{1}.generator("draw").bits());
+  CHECK(Seed{1}.generator("order", 1, 2).bits() != Seed{1}.generator("order", 2, 1).bits());
+  CHECK(Seed{1}.generator("order").bits() == Seed{1}.generator("order").bits());
+  CHECK(Generator(0).bits() == 0xe220a8397b1dcdafULL);  // the first word of SplitMix64 from 0
+  // Chi-square of 60,000 draws over 6 values: 5 degrees of freedom, false alarm 1e-6 at 36.
+  std::vector<double> counts(6);
+  for (int i = 0; i < 60000; ++i) counts[static_cast<std::size_t>(generator.below(6))] += 1;
+  double chi = 0;
+  for (auto const n : counts) chi += (n - 10000) * (n - 10000) / 10000;
+  CHECK(chi < 36);
+  double sum = 0, square = 0;
+  for (int i = 0; i < 40000; ++i) {
+    auto const draw = generator.normal();
+    sum += draw, square += draw * draw;
+  }
+  CHECK(std::abs(sum / 40000) < 0.025);  // 5 standard errors
+  CHECK(std::abs(square / 40000 - 1) < 0.036);
+  auto const sample = generator.sample(5, 1000);
+  CHECK(sample.size() == 5);
+  CHECK(generator.fork(3).bits() == Generator(generator.key()).fork(3).bits());
+}
+
+TEST_CASE("options are read and set by name, and refuse what does not fit") {
+  Sgd sgd;
+  set_option(sgd, "lr", "0.25");
+  CHECK(sgd.lr == 0.25);
+  CHECK(contains(message_of([&] { set_option(sgd, "momentun", "0"); }), "did you mean 'momentum'"));
+  CHECK(contains(message_of([&] { set_option(sgd, "momentum", "1"); }), "must be [0, 1)"));
+  CHECK(contains(message_of([&] { set_option(sgd, "lr", "fast"); }), "'lr' is 'fast'"));
+  CHECK(contains(message_of([&] { set_option(sgd, "lr", "nan"); }), "must be"));
+  Training training;
+  set_option(training, "active", "seen");
+  CHECK(training.active == Active::seen);
+  CHECK(contains(message_of([&] { set_option(training, "active", "sen"); }), "did you mean 'seen'"));
+  for (auto& option : options_of(training).all()) {
+    auto const before = option.get();
+    option.set(before);
+    CHECK(option.get() == before);
+    CHECK_FALSE(option.help.empty());
+  }
+}
+
+TEST_CASE("a union of data sets reads each row from where it lies") {
+  auto const a = whole(resident(torch::arange(4).view({4, 1}), torch::zeros({4}, torch::kInt64)));
+  auto const b = whole(resident(10 + torch::arange(3).view({3, 1}), torch::ones({3}, torch::kInt64)));
+  auto const view = concatenate({a.select(torch::tensor({3, 1})), b, a});
+  CHECK(view.size() == 9);
+  auto const rows = view.read(torch::tensor({4, 0, 1, 8}));
+  CHECK(same_bits(rows.stored.view({-1}), torch::tensor({12, 3, 1, 3})));
+  CHECK(same_bits(rows.labels, torch::tensor({1, 0, 0, 0})));
+}
+
+TEST_CASE("inputs are scaled, shifted and divided per channel") {
+  Normalise const normalise{.scale = 0.5, .mean = {1, 2}, .deviation = {2, 4}};
+  auto const bytes = torch::full({1, 2, 1, 1}, 10, torch::kUInt8);
+  auto const x = normalise(bytes, torch::kFloat64);
+  CHECK(x[0][0].item<double>() == 2);
+  CHECK(x[0][1].item<double>() == 0.75);
+  auto const floats = torch::ones({2, 2});
+  (Normalise{.scale = 3, .mean = {}, .deviation = {}})(floats, torch::kFloat32);
+  CHECK(floats.max().item<double>() == 1);  // the stored rows stay as they are
+}
+
+TEST_CASE("a learner says which hooks its strategies were found to have") {
+  Learner learner{network(), Sgd{}, Pull{}};
+  CHECK(contains(learner.text(), "sgd + pull {edit_gradient, after_step}"));
+}
