@@ -100,8 +100,8 @@ void apply_taps(T const* from, T* to, std::int64_t planes, std::vector<Taps> con
       auto const* const in = from + p * area;
       auto* out = to + p * area;
       for (auto const& t : taps) {
-        auto const value = t.weight[0] * in[t.index[0]] + t.weight[1] * in[t.index[1]] +
-                           t.weight[2] * in[t.index[2]] + t.weight[3] * in[t.index[3]];
+        double value = 0;
+        for (int k = 0; k < 4; ++k) value += t.weight[k] * static_cast<double>(in[t.index[k]]);
         *out++ = static_cast<T>(std::is_integral_v<T> ? std::floor(value + 0.5) : value);
       }
     }
