@@ -98,8 +98,8 @@ inline std::span<std::int64_t const> host_span(Tensor const& column) {
 template <class M>
 void insert_planned(M& memory, Rows const& rows, Generator generator) {
   if (rows.size() == 0) return;
-  memory.slots.check(M::name,
-                     rows);  // before the plan, so that a refused insertion changes nothing
+  // Checked before the plan, so that a refused insertion changes nothing.
+  memory.slots.check(M::name, rows);
   auto const labels = rows.labels.contiguous();
   auto const tasks = rows.task.defined() ? rows.task.contiguous() : Tensor();
   memory.slots.write(rows, memory.place(host_span(labels), generator, host_span(tasks)));
@@ -113,13 +113,14 @@ inline void Slots::check(char const* owner, Rows const& rows) const {
     auto const& values = rows.*column;
     require(!values.defined() || values.size(0) == n, owner,
             ": a column of the rows to insert has ", values.defined() ? values.size(0) : 0,
-            " rows, the others have ", n);
+            " rows, the others have ", n, "; give all columns the same length");
     if (column != &Rows::labels && column != &Rows::task && column != &Rows::id) continue;
     require(
         !values.defined() || (values.device().is_cpu() && values.scalar_type() == torch::kInt64),
         owner, ": labels, task and id of rows must be int64 on the host");
   }
-  require(!rows.logits.defined() || rows.logits.dim() == 2, owner, ": logits must be [n, C]");
+  require(!rows.logits.defined() || rows.logits.dim() == 2, owner, ": logits are ",
+          rows.logits.defined() ? rows.logits.sizes() : rows.y.sizes(), " but must be [n, C]");
   auto const& before = columns_.stored;
   if (!before.defined()) return;
   require(before.sizes().slice(1) == rows.stored.sizes().slice(1) &&
