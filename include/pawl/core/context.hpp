@@ -54,7 +54,7 @@ class Context {
   Rows fresh;    ///< fresh rows of the whole step, as stored
   Batch batch;   ///< of the present shard: in extend, loss, penalty
   Tensor logits;  ///< [N, C] of the present shard's batch
-  std::vector<Tensor> shard_logits;  ///< detached logits of each shard's fresh rows
+  std::vector<Tensor> shard_logits;  ///< with shards: detached logits of each one's fresh rows
   std::int64_t step_rows = 0;        ///< rows of the whole step, over all shards and parts
   std::int64_t default_rows = 0;     ///< those of them with the default weight: R
   Tensor task_loss;                  ///< [] supervised loss of the step, detached
@@ -63,7 +63,8 @@ class Context {
 
   /// Logits [B, C] (detached) that the training forward gave the fresh rows of the step.
   Tensor fresh_logits() const {
-    return shard_logits.size() == 1 ? shard_logits.front() : torch::cat(shard_logits);
+    return shard_logits.empty() ? logits.detach().narrow(0, 0, fresh.size())
+                                : torch::cat(shard_logits);
   }
 
   /// The slice of n rows (of a draw for the whole step) that belongs to the present shard.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -201,12 +202,31 @@ class Learner {
     c.index = experience.index;
     c.step = 0;
     c.old_classes = c.seen;
-    announce(experience.classes, experience.task);
+    announce_tasks(experience);
     insert_sorted(c.seen, experience.classes);
-    if (experience.task >= 0) c.task_classes[experience.task] = experience.classes;
     if (c.training.optimizer_at_boundary == AtBoundary::reset) optimizer_.reset();
     strategies_.begin(c, experience);
     in_experience_ = true;
+  }
+
+  /// Announces every task of an experience (a union of experiences has several) with its labels.
+  void announce_tasks(Experience const& experience) {
+    auto& tasks = context_.task_classes;
+    auto const& train = experience.train;
+    if (!train.tasks.defined()) return announce(experience.classes, experience.task);
+    std::map<std::int64_t, std::vector<std::int64_t>> found;
+    auto const* task = train.tasks.template data_ptr<std::int64_t>();
+    auto const* label = train.labels.template data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < train.size(); ++i) {
+      auto& labels = found[task[i]];
+      if (std::find(labels.begin(), labels.end(), label[i]) == labels.end()) {
+        labels.push_back(label[i]);
+      }
+    }
+    for (auto& [id, labels] : found) {
+      insert_sorted(tasks[id], labels);
+      announce(tasks[id], id);
+    }
   }
 
   /// Lets heads make room; everything that is stored per parameter follows them.

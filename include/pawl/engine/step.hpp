@@ -99,7 +99,9 @@ class Step {
     c.logits = c.model.forward(c.batch.x);
     draws = draws || (noise && noise->drawn());
     check_logits(c);
-    c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));
+    if (c.training.shards > 1) {
+      c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));
+    }
   }
 
   /// Leaves the gradient of loss + penalties with the parameters.
