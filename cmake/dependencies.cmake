@@ -3,18 +3,12 @@
 # Users of add_subdirectory(pawl) link pawl::pawl from their own folder: let them see the targets.
 set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
 
+include(pawl-torch)
 if(NOT TARGET torch)
-  # LibTorch looks for a library that its own wheels lack and warns; nothing of ours links to it.
-  if(NOT DEFINED kineto_LIBRARY)
-    set(kineto_LIBRARY torch)
-  endif()
-  find_package(Torch 2.11 QUIET)
-  if(NOT TARGET torch)
-    message(FATAL_ERROR
-      "pawl: LibTorch 2.11 or newer was not found. Run scripts/quickstart, which puts it into .venv, "
-      "or point CMake to yours with -DTorch_DIR=<libtorch>/share/cmake/Torch or "
-      "-DCMAKE_PREFIX_PATH=<libtorch>.")
-  endif()
+  message(FATAL_ERROR
+    "pawl: LibTorch 2.11 or newer was not found. Run scripts/quickstart, which puts it into .venv, "
+    "or point CMake to yours with -DTorch_DIR=<libtorch>/share/cmake/Torch or "
+    "-DCMAKE_PREFIX_PATH=<libtorch>.")
 endif()
 
 find_package(ZLIB QUIET)

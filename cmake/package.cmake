@@ -14,4 +14,5 @@ write_basic_package_version_file(pawl-config-version.cmake
 install(
   FILES "${CMAKE_CURRENT_BINARY_DIR}/pawl-config.cmake"
         "${CMAKE_CURRENT_BINARY_DIR}/pawl-config-version.cmake"
+        "${PROJECT_SOURCE_DIR}/cmake/pawl-torch.cmake"
   DESTINATION "${package_folder}")

@@ -20,13 +20,7 @@ BUILD_PACKAGES=(g++ cmake ninja-build ccache zlib1g-dev
 TEST_PACKAGES=(doctest-dev libbenchmark-dev)
 
 as_root() {
-  if [ "$(id -u)" -eq 0 ]; then
-    "$@"
-  elif command -v sudo >/dev/null; then
-    sudo "$@"
-  else
-    die "root rights are needed for: $*. Run that as root, then run this command again."
-  fi
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
 # need_packages NAME...: installs the Debian packages that are missing; asks the network only then.
@@ -42,6 +36,8 @@ need_packages() {
   done
   [ ${#missing[@]} -eq 0 ] && return
   say "Installing Debian packages: ${missing[*]}"
+  [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
+    die "installing them takes root rights. Run as root: apt-get install ${missing[*]}"
   as_root apt-get -qq update </dev/null ||
     die "the package lists could not be read. Is this machine online? Missing: ${missing[*]}"
   as_root env DEBIAN_FRONTEND=noninteractive \
@@ -125,7 +121,10 @@ jobs() {
 
 # configure PRESET [OPTION...], build PRESET [OPTION...]
 configure() {
-  local log
+  local log tool
+  for tool in cmake ninja; do
+    command -v "$tool" >/dev/null || die "$tool is missing. Install it and run this command again."
+  done
   log=$(mktemp)
   say "Configuring build/$1"
   if ! cmake --preset "$1" -DTorch_DIR="$TORCH_CMAKE" "${@:2}" >"$log" 2>&1; then
