@@ -1,6 +1,6 @@
 #include <cstdio>
 
-#include <pawl/core/learner.hpp>
+#include <pawl/pawl.hpp>
 
 namespace {
 

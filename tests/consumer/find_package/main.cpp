@@ -1,7 +1,6 @@
 #include <cstdio>
 
-#include <pawl/core/learner.hpp>
-#include <pawl/version.hpp>
+#include <pawl/pawl.hpp>
 
 namespace {
 
