@@ -4,9 +4,6 @@
 #include <string>
 #include <vector>
 
-#include <pawl/core/any_learner.hpp>
-#include <pawl/core/learner.hpp>
-#include <pawl/metrics/evaluate.hpp>
 #include <torch/nn/functional/activation.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
@@ -14,6 +11,9 @@
 #include <torch/optim/adamw.h>
 #include <torch/optim/rmsprop.h>
 #include <torch/optim/sgd.h>
+#include <pawl/core/any_learner.hpp>
+#include <pawl/core/learner.hpp>
+#include <pawl/metrics/evaluate.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -22,8 +22,9 @@ using namespace pawl;
 namespace {
 
 /// Two gaussian blobs per class, inputs [n, 4].
-Experience blobs(std::int64_t n = 60, std::int64_t classes = 3, torch::Dtype dtype = torch::kFloat32,
-                 std::uint64_t seed = 1, std::int64_t index = 0) {
+Experience blobs(std::int64_t n = 60, std::int64_t classes = 3,
+                 torch::Dtype dtype = torch::kFloat32, std::uint64_t seed = 1,
+                 std::int64_t index = 0) {
   auto x = torch::empty({n, 4}, dtype);
   fill_normal(x, 0, 1, Seed{seed}.generator("x"));
   auto const y = torch::arange(n, torch::kInt64) % classes;
@@ -191,13 +192,11 @@ TEST_CASE_TEMPLATE("an optimizer on the arena equals torch::optim to the last bi
   CHECK(compare(Sgd{.lr = 0.1, .weight_decay = 0.01}, [](Parameters p) {
     return std::make_unique<torch::optim::SGD>(p, torch::optim::SGDOptions(0.1).weight_decay(0.01));
   }));
-  CHECK(compare(Sgd{.lr = 0.1, .momentum = 0.9, .dampening = 0.2, .weight_decay = 0.01},
-                [](Parameters p) {
-                  return std::make_unique<torch::optim::SGD>(p, torch::optim::SGDOptions(0.1)
-                                                                    .momentum(0.9)
-                                                                    .dampening(0.2)
-                                                                    .weight_decay(0.01));
-                }));
+  CHECK(compare(
+      Sgd{.lr = 0.1, .momentum = 0.9, .dampening = 0.2, .weight_decay = 0.01}, [](Parameters p) {
+        return std::make_unique<torch::optim::SGD>(
+            p, torch::optim::SGDOptions(0.1).momentum(0.9).dampening(0.2).weight_decay(0.01));
+      }));
   CHECK(compare(Sgd{.lr = 0.1, .momentum = 0.9, .nesterov = true}, [](Parameters p) {
     return std::make_unique<torch::optim::SGD>(
         p, torch::optim::SGDOptions(0.1).momentum(0.9).nesterov(true));
@@ -206,7 +205,8 @@ TEST_CASE_TEMPLATE("an optimizer on the arena equals torch::optim to the last bi
     return std::make_unique<torch::optim::Adam>(p, torch::optim::AdamOptions(0.01));
   }));
   CHECK(compare(Adam{.lr = 0.01, .weight_decay = 0.1}, [](Parameters p) {
-    return std::make_unique<torch::optim::Adam>(p, torch::optim::AdamOptions(0.01).weight_decay(0.1));
+    return std::make_unique<torch::optim::Adam>(p,
+                                                torch::optim::AdamOptions(0.01).weight_decay(0.1));
   }));
   CHECK(compare(AdamW{.lr = 0.01, .weight_decay = 0.1}, [](Parameters p) {
     return std::make_unique<torch::optim::AdamW>(
@@ -249,8 +249,8 @@ TEST_CASE("the task gradient leaves penalties out, with and without shards") {
     auto const& kept = learner.strategy<KeepsTaskGradient>().kept;
     auto parameters = network(3, torch::kFloat64);
     auto const z = parameters->forward(x);
-    auto const gradients = torch::autograd::grad({at::cross_entropy_loss(z, experience.train.labels)},
-                                                 parameters->parameters());
+    auto const gradients = torch::autograd::grad(
+        {at::cross_entropy_loss(z, experience.train.labels)}, parameters->parameters());
     CHECK(kept.allclose(arena.pack(gradients), 1e-12, 1e-14));
   }
 }
@@ -266,8 +266,8 @@ TEST_CASE("row weights are absolute: a default row counts one over the rows of t
       Recorder seen;
       learner.fit(experience, {.batch_size = 4, .shards = shards, .shuffle = false}, seen);
       auto const x = experience.train.read(torch::arange(8)).stored;
-      auto const each = at::cross_entropy_loss(net->forward(x), experience.train.labels, {},
-                                               at::Reduction::None);
+      auto const each =
+          at::cross_entropy_loss(net->forward(x), experience.train.labels, {}, at::Reduction::None);
       auto const fresh = each.slice(0, 4, 8).sum().item<double>();
       auto const echoed = each.slice(0, 0, 4).sum().item<double>();
       auto const expected = std::isnan(weight) ? (fresh + echoed) / 8 : fresh / 4 + weight * echoed;
@@ -326,7 +326,8 @@ TEST_CASE("training leaves the process-wide generator as found") {
 
 TEST_CASE("a run that is killed in the middle of an experience continues bit for bit") {
   auto const path = scratch("resume.safetensors");
-  auto const first = blobs(60, 3, torch::kFloat32, 1, 0), second = blobs(60, 3, torch::kFloat32, 2, 1);
+  auto const first = blobs(60, 3, torch::kFloat32, 1, 0),
+             second = blobs(60, 3, torch::kFloat32, 2, 1);
   Training const training{.epochs = 2, .batch_size = 13};
   auto const compose = [](nn::Sequential const& net) {
     Learner learner{net, Adam{.lr = 0.01}, Pull{}, Echo{}};
@@ -370,7 +371,8 @@ TEST_CASE("a checkpoint that is altered, cut or of another composition is refuse
     INFO("flipped bit in byte ", at);
     CHECK(contains(load_of(flipped), "truncated or altered"));
   }
-  for (std::size_t const length : {std::size_t{0}, std::size_t{5}, whole.size() / 2, whole.size() - 1}) {
+  for (std::size_t const length :
+       {std::size_t{0}, std::size_t{5}, whole.size() / 2, whole.size() - 1}) {
     CHECK(contains(load_of(whole.substr(0, length)), "truncated or altered"));
   }
   CHECK(contains(load_of(whole + "x"), "truncated or altered"));
@@ -522,12 +524,14 @@ TEST_CASE("mistakes at the border of fit get one sentence") {
   CHECK(contains(fit(blobs(10), {.batch_size = 5}, nn::Sequential(nn::ReLU())),
                  "no trainable parameter"));
   CHECK(contains(message_of([] { Learner learner{network(), Sgd{.lr = -1}}; }), "'lr' is '-1'"));
-  CHECK(contains(message_of([] { make_experience(torch::zeros({3, 4}), torch::zeros({2})); }),
+  CHECK(contains(message_of([] {
+                   make_experience(torch::zeros({3, 4}), torch::zeros({2}));
+                 }),
                  "do not pair up"));
   CHECK(contains(message_of([] {
-          AnyLearner{Model(network()), AnyOptimizer(), StrategyList({Owner{}, Owner{}})};
-        }),
-        "'owner' and 'owner' both own  loss"));
+                   AnyLearner{Model(network()), AnyOptimizer(), StrategyList({Owner{}, Owner{}})};
+                 }),
+                 "'owner' and 'owner' both own  loss"));
 }
 
 TEST_CASE("a loss that is not finite stops training before it reaches the weights") {
@@ -564,7 +568,8 @@ TEST_CASE("active outputs: a masked output gets no gradient") {
   }
 }
 
-TEST_CASE("a plan covers every row once per epoch, and depends on seed, experience and epoch alone") {
+TEST_CASE(
+    "a plan covers every row once per epoch, and depends on seed, experience and epoch alone") {
   Training const training{.epochs = 3, .batch_size = 4};
   Plan plan(10, training, {1}, 2), again(10, training, {1}, 2), other(10, training, {2}, 2);
   CHECK(plan.steps() == 9);
@@ -640,7 +645,8 @@ TEST_CASE("options are read and set by name, and refuse what does not fit") {
   Training training;
   set_option(training, "active", "seen");
   CHECK(training.active == Active::seen);
-  CHECK(contains(message_of([&] { set_option(training, "active", "sen"); }), "did you mean 'seen'"));
+  CHECK(
+      contains(message_of([&] { set_option(training, "active", "sen"); }), "did you mean 'seen'"));
   for (auto& option : options_of(training).all()) {
     auto const before = option.get();
     option.set(before);
@@ -651,7 +657,8 @@ TEST_CASE("options are read and set by name, and refuse what does not fit") {
 
 TEST_CASE("a union of data sets reads each row from where it lies") {
   auto const a = whole(resident(torch::arange(4).view({4, 1}), torch::zeros({4}, torch::kInt64)));
-  auto const b = whole(resident(10 + torch::arange(3).view({3, 1}), torch::ones({3}, torch::kInt64)));
+  auto const b =
+      whole(resident(10 + torch::arange(3).view({3, 1}), torch::ones({3}, torch::kInt64)));
   auto const view = concatenate({a.select(torch::tensor({3, 1})), b, a});
   CHECK(view.size() == 9);
   auto const rows = view.read(torch::tensor({4, 0, 1, 8}));

@@ -16,8 +16,8 @@ inline namespace v0 {
 class AnyStrategy {
  public:
   template <class S>
-    requires(!std::same_as<S, AnyStrategy>)
-  AnyStrategy(S strategy)  // NOLINT(google-explicit-constructor): any strategy is one
+  requires(!std::same_as<S, AnyStrategy>)
+      AnyStrategy(S strategy)  // NOLINT(google-explicit-constructor): any strategy is one
       : self_(std::make_unique<Held<S>>(std::move(strategy))) {}
 
   AnyStrategy(AnyStrategy const& other) : self_(other.self_->copy()) {}
@@ -95,7 +95,8 @@ class AnyStrategy {
   std::unique_ptr<Interface> self_;
 };
 
-/// Strategies chosen at run time, called in listing order: what `StrategySet` is for types known when compiling.
+/// Strategies chosen at run time, called in listing order: what `StrategySet` is for types known
+/// when compiling.
 struct StrategyList {
   std::vector<AnyStrategy> strategies;
   bool has_loss = false;
@@ -180,7 +181,8 @@ struct StrategyList {
   }
 };
 
-/// A learner whose model, optimizer and strategies are chosen at run time. The training loop is the same.
+/// A learner whose model, optimizer and strategies are chosen at run time. The training loop is the
+/// same.
 using AnyLearner = Learner<Model, AnyOptimizer, StrategyList>;
 
 }  // namespace v0

@@ -23,17 +23,17 @@ using Layout = std::vector<Span>;
 /// Number of elements of a flat tensor with this layout, padding included.
 std::int64_t flat_size(Layout const& layout, std::int64_t alignment = 16);
 
-/// Copies `old` [P] into a new flat tensor of another layout: parameters are matched by name, and where
-/// one has grown, its leading rows keep their bits and the new ones come from `fill` [P'].
+/// Copies `old` [P] into a new flat tensor of another layout: parameters are matched by name, and
+/// where one has grown, its leading rows keep their bits and the new ones come from `fill` [P'].
 Tensor remapped(Tensor const& old, Layout const& from, Layout const& to, Tensor const& fill);
 
-/// Visits the state of a component: to save it, to load it, to move it to a grown arena, or to count
-/// its bytes. A component lists its state once, in `void state(Archive&)`:
+/// Visits the state of a component: to save it, to load it, to move it to a grown arena, or to
+/// count its bytes. A component lists its state once, in `void state(Archive&)`:
 /// @code
 ///   void state(pawl::Archive& a) {
-///     a.flat("fisher", fisher);    // [P], one value per parameter: follows the growth of the model
-///     a("means", means);           // any other tensor
-///     a("seen", seen);             // numbers, lists of numbers, texts
+///     a.flat("fisher", fisher);    // [P], one value per parameter: follows the growth of the
+///     model a("means", means);           // any other tensor a("seen", seen);             //
+///     numbers, lists of numbers, texts
 ///   }
 /// @endcode
 class Archive {
@@ -54,7 +54,8 @@ class Archive {
   void flat(std::string const& name, Tensor& tensor, Fill fill = Fill::zero) {
     if (mode != Mode::grow) return (*this)(name, tensor);
     if (!tensor.defined()) return;
-    tensor = remapped(tensor, from, to, fill == Fill::weights ? weights : torch::zeros_like(weights));
+    tensor =
+        remapped(tensor, from, to, fill == Fill::weights ? weights : torch::zeros_like(weights));
   }
 
   void operator()(std::string const& name, std::int64_t& value) {
@@ -80,7 +81,8 @@ class Archive {
     (*this)(name, tensor);
     if (mode != Mode::load) return;
     tensor = tensor.contiguous();
-    values.assign(tensor.data_ptr<std::int64_t>(), tensor.data_ptr<std::int64_t>() + tensor.numel());
+    values.assign(tensor.data_ptr<std::int64_t>(),
+                  tensor.data_ptr<std::int64_t>() + tensor.numel());
   }
 
   /// Visits a part under its own prefix.

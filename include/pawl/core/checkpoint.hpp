@@ -22,9 +22,10 @@
 namespace pawl {
 inline namespace v0 {
 
-// Checkpoints use the safetensors layout: 8 bytes little-endian length of a JSON header, the header, the raw
-// tensors. Its "__metadata__" holds numbers and texts, and "crc32" over everything else in the file. The format
-// is read by Python's safetensors; LibTorch's own archives load flipped bits without a word.
+// Checkpoints use the safetensors layout: 8 bytes little-endian length of a JSON header, the
+// header, the raw tensors. Its "__metadata__" holds numbers and texts, and "crc32" over everything
+// else in the file. The format is read by Python's safetensors; LibTorch's own archives load
+// flipped bits without a word.
 
 namespace detail {
 
@@ -32,11 +33,11 @@ struct DtypeName {
   torch::Dtype dtype;
   char const* name;
 };
-inline constexpr DtypeName dtype_names[] = {
-    {torch::kFloat32, "F32"}, {torch::kFloat64, "F64"},  {torch::kInt64, "I64"},
-    {torch::kUInt8, "U8"},    {torch::kBool, "BOOL"},    {torch::kInt32, "I32"},
-    {torch::kFloat16, "F16"}, {torch::kBFloat16, "BF16"}, {torch::kInt16, "I16"},
-    {torch::kInt8, "I8"}};
+inline constexpr DtypeName dtype_names[] = {{torch::kFloat32, "F32"}, {torch::kFloat64, "F64"},
+                                            {torch::kInt64, "I64"},   {torch::kUInt8, "U8"},
+                                            {torch::kBool, "BOOL"},   {torch::kInt32, "I32"},
+                                            {torch::kFloat16, "F16"}, {torch::kBFloat16, "BF16"},
+                                            {torch::kInt16, "I16"},   {torch::kInt8, "I8"}};
 
 inline std::string json_string(std::string_view text) {
   std::string quoted = "\"";
@@ -55,8 +56,8 @@ inline std::string json_string(std::string_view text) {
   return quoted + "\"";
 }
 
-/// Reads the JSON that safetensors headers consist of: objects of strings, and of objects with strings and
-/// arrays of whole numbers. Anything else is refused, by throwing.
+/// Reads the JSON that safetensors headers consist of: objects of strings, and of objects with
+/// strings and arrays of whole numbers. Anything else is refused, by throwing.
 class HeaderReader {
  public:
   explicit HeaderReader(std::string_view text) : text_(text) {}
@@ -209,8 +210,8 @@ inline void write_checkpoint(std::filesystem::path const& path, Archive const& a
                     "}", header, "}");
   header.resize((header.size() + 7) / 8 * 8, ' ');
   auto const length = static_cast<std::uint64_t>(header.size());
-  std::vector<std::string_view> pieces{
-      {reinterpret_cast<char const*>(&length), sizeof length}, header};
+  std::vector<std::string_view> pieces{{reinterpret_cast<char const*>(&length), sizeof length},
+                                       header};
   for (auto const& tensor : held) {
     pieces.emplace_back(static_cast<char const*>(tensor.data_ptr()), tensor.nbytes());
   }
@@ -248,13 +249,14 @@ inline Archive read_checkpoint(std::filesystem::path const& path) {
         if (key == "shape") shape = reader.numbers();
         if (key == "data_offsets") offsets = reader.numbers();
       });
-      auto const* known = std::find_if(std::begin(detail::dtype_names), std::end(detail::dtype_names),
-                                       [&](auto const& d) { return dtype == d.name; });
+      auto const* known =
+          std::find_if(std::begin(detail::dtype_names), std::end(detail::dtype_names),
+                       [&](auto const& d) { return dtype == d.name; });
       require(known != std::end(detail::dtype_names) && offsets.size() == 2 &&
                   offsets[0] <= offsets[1] && offsets[1] <= static_cast<std::int64_t>(data.size()),
               "bad header");
-      auto room = (offsets[1] - offsets[0]) /
-                  static_cast<std::int64_t>(torch::elementSize(known->dtype));
+      auto room =
+          (offsets[1] - offsets[0]) / static_cast<std::int64_t>(torch::elementSize(known->dtype));
       for (auto const extent : shape) {
         require(extent <= room || room == 0 || extent == 0, "bad header");
         room = extent == 0 ? room : room / extent;

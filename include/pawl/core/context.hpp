@@ -35,12 +35,12 @@ class Context {
 
   // ---- where we are ----
   Experience const* experience = nullptr;  ///< valid inside fit
-  std::int64_t index = -1;        ///< of the experience
-  std::int64_t step = 0;          ///< within the experience, from 0
-  std::int64_t epoch = 0;         ///< within the experience, from 0
-  std::int64_t pass = 0;          ///< on the same fresh rows, from 0
-  std::int64_t steps = 0;         ///< of the experience in all
-  std::int64_t total_steps = 0;   ///< since the learner was made
+  std::int64_t index = -1;                 ///< of the experience
+  std::int64_t step = 0;                   ///< within the experience, from 0
+  std::int64_t epoch = 0;                  ///< within the experience, from 0
+  std::int64_t pass = 0;                   ///< on the same fresh rows, from 0
+  std::int64_t steps = 0;                  ///< of the experience in all
+  std::int64_t total_steps = 0;            ///< since the learner was made
   std::int64_t shard = 0;
   Dataset train;  ///< what this experience trains on; `begin` may enlarge it
   std::vector<std::int64_t> old_classes;  ///< labels announced before this experience, ascending
@@ -48,17 +48,20 @@ class Context {
   std::vector<std::int64_t> met;   ///< labels that occurred in a batch so far, ascending
   std::map<std::int64_t, std::vector<std::int64_t>> task_classes;  ///< labels of each task id
 
-  std::vector<bool> ever_active;  ///< parameters that ever had a gradient (idle_heads = zero_gradient)
+  std::vector<bool>
+      ever_active;  ///< parameters that ever had a gradient (idle_heads = zero_gradient)
 
   // ---- the step ----
-  Rows fresh;    ///< fresh rows of the whole step, as stored
-  Batch batch;   ///< of the present shard: in extend, loss, penalty
-  Tensor logits;  ///< [N, C] of the present shard's batch
+  Rows fresh;                        ///< fresh rows of the whole step, as stored
+  Batch batch;                       ///< of the present shard: in extend, loss, penalty
+  Tensor logits;                     ///< [N, C] of the present shard's batch
   std::vector<Tensor> shard_logits;  ///< with shards: detached logits of each one's fresh rows
   std::int64_t step_rows = 0;        ///< rows of the whole step, over all shards and parts
   std::int64_t default_rows = 0;     ///< those of them with the default weight: R
-  Tensor task_loss;                  ///< [] supervised loss of the step, detached
-  Tensor task_gradient;  ///< [P] gradient of the supervised loss alone; set for strategies that need it
+  double task_factor = 1;  ///< multiplies the supervised loss of this step; `extend` may set it
+  Tensor task_loss;        ///< [] supervised loss of the step, detached
+  Tensor task_gradient;    ///< [P] gradient of the supervised loss alone; set for strategies that
+                           ///< need it
   std::vector<std::pair<std::string, Tensor>> penalties;  ///< strategy and value [] of this step
 
   /// Logits [B, C] (detached) that the training forward gave the fresh rows of the step.
@@ -88,16 +91,17 @@ class Context {
     return model.forward(x);
   }
 
-  /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` [N] (host), `tasks`
-  /// [N] (host) or undefined, `fresh_rows` of the rows are fresh.
+  /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` [N] (host),
+  /// `tasks` [N] (host) or undefined, `fresh_rows` of the rows are fresh.
   Tensor active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
                        std::int64_t fresh_rows) const;
 
   /// The default supervised loss of the present shard: sum_i w_i CE(z_i, y_i).
   Tensor weighted_cross_entropy() const;
 
-  /// Gradient [P] of the mean cross-entropy over `rows` at the present weights, on the side: buffers, `.grad`,
-  /// mode and generators stay as found. The forward runs in eval mode unless `train_mode`.
+  /// Gradient [P] of the mean cross-entropy over `rows` at the present weights, on the side:
+  /// buffers, `.grad`, mode and generators stay as found. The forward runs in eval mode unless
+  /// `train_mode`.
   Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
 };
 
@@ -118,7 +122,8 @@ class BufferScope {
   std::vector<std::pair<Tensor, Tensor>> found_;
 };
 
-/// Seeds LibTorch's process-wide CPU generator for a scope (dropout draws from it) and puts it back as found.
+/// Seeds LibTorch's process-wide CPU generator for a scope (dropout draws from it) and puts it back
+/// as found.
 class NoiseScope {
  public:
   explicit NoiseScope(Generator key)
@@ -211,7 +216,8 @@ inline Tensor Context::weighted_cross_entropy() const {
   auto const each = at::cross_entropy_loss(z, batch.y, {}, at::Reduction::None);
   auto const w = torch::tensor(weights, torch::kFloat64).to(each.options());
   if (training.active == Active::all) return (each * w).sum();
-  // A row of weight 0 may carry a label outside the active set: its infinite loss must not become NaN.
+  // A row of weight 0 may carry a label outside the active set: its infinite loss must not become
+  // NaN.
   return torch::where(w == 0, torch::zeros_like(each), each * w).sum();
 }
 

@@ -16,12 +16,13 @@
 namespace pawl {
 inline namespace v0 {
 
-/// A data set at rest: labels on the host, and rows that are read in the order asked. What lies behind
-/// `read` (resident bytes, a mapped file, another source seen through a permutation) is its own affair.
+/// A data set at rest: labels on the host, and rows that are read in the order asked. What lies
+/// behind `read` (resident bytes, a mapped file, another source seen through a permutation) is its
+/// own affair.
 struct Source {
-  std::string name;                 ///< for messages
-  Tensor labels;                    ///< [N] int64 on the host, as in the files
-  std::vector<std::int64_t> shape;  ///< of one row
+  std::string name;                    ///< for messages
+  Tensor labels;                       ///< [N] int64 on the host, as in the files
+  std::vector<std::int64_t> shape;     ///< of one row
   torch::Dtype dtype = torch::kUInt8;  ///< of the stored rows
   torch::Device device = torch::kCPU;  ///< where `read` puts rows
 
@@ -31,8 +32,8 @@ struct Source {
   std::int64_t size() const { return labels.numel(); }
 };
 
-/// Copies rows [n] int64 of `from` [N, ...] into `to` [n, ...], both contiguous on the host. One thread: waking
-/// others costs more than the few hundred kilobytes of a batch.
+/// Copies rows [n] int64 of `from` [N, ...] into `to` [n, ...], both contiguous on the host. One
+/// thread: waking others costs more than the few hundred kilobytes of a batch.
 inline void copy_rows(Tensor const& from, Tensor const& rows, Tensor const& to) {
   auto const held = from.size(0);
   auto const bytes = held == 0 ? 0 : from.nbytes() / static_cast<std::size_t>(held);
@@ -68,8 +69,8 @@ inline std::shared_ptr<Source const> resident(Tensor x, Tensor y, std::string na
   return source;
 }
 
-/// How stored rows become inputs of a network: (row * scale - mean) / deviation, per channel (dimension 1)
-/// where more than one value is given.
+/// How stored rows become inputs of a network: (row * scale - mean) / deviation, per channel
+/// (dimension 1) where more than one value is given.
 struct Normalise {
   double scale = 1;               ///< 1/255 for bytes
   std::vector<double> mean;       ///< empty: no shift
@@ -98,7 +99,7 @@ struct Rows {
   Tensor labels;  ///< [n] int64, the same on the host
   Tensor task;    ///< [n] int64 task ids on the host; undefined where the scenario gives none
   Tensor logits;  ///< [n, C] stored logits; undefined unless a strategy keeps them
-  Tensor id;      ///< [n] int64 on the host: row numbers in the source, or what the caller put there
+  Tensor id;  ///< [n] int64 on the host: row numbers in the source, or what the caller put there
 
   std::int64_t size() const { return y.defined() ? y.size(0) : 0; }
 
@@ -117,7 +118,8 @@ struct Rows {
   }
 };
 
-/// A default row weight: the row counts 1/R in the supervised loss, R = number of such rows in the step.
+/// A default row weight: the row counts 1/R in the supervised loss, R = number of such rows in the
+/// step.
 inline constexpr double default_weight = std::numeric_limits<double>::quiet_NaN();
 
 /// Rows that one strategy appended to a batch.
@@ -127,7 +129,7 @@ struct Part {
   std::int64_t size = 0;        ///< number of rows in this batch
   std::int64_t step_size = 0;   ///< number of rows of this part in the whole step, over all shards
   double weight = default_weight;  ///< absolute weight of each row in the supervised loss
-  Rows rows;                    ///< what was appended, with its columns
+  Rows rows;                       ///< what was appended, with its columns
 };
 
 /// The rows of one step (or of one shard of it): fresh ones first, then what strategies appended.
@@ -135,15 +137,13 @@ struct Batch {
   Tensor x;     ///< [N, ...] network inputs; set when all strategies have extended the batch
   Tensor y;     ///< [N] int64, on the device of the model
   Tensor task;  ///< [N] int64 on the host, or undefined
-  std::int64_t fresh = 0;  ///< number of fresh rows; they come first
+  std::int64_t fresh = 0;   ///< number of fresh rows; they come first
   std::vector<Part> parts;  ///< parts[0] holds the fresh rows
 
-  std::int64_t size() const {
-    return parts.empty() ? 0 : parts.back().begin + parts.back().size;
-  }
+  std::int64_t size() const { return parts.empty() ? 0 : parts.back().begin + parts.back().size; }
 
-  /// Appends rows; `step_size` is their number in the whole step (over all shards), `weight` the absolute
-  /// weight of each in the supervised loss (0: seen by the forward pass alone).
+  /// Appends rows; `step_size` is their number in the whole step (over all shards), `weight` the
+  /// absolute weight of each in the supervised loss (0: seen by the forward pass alone).
   void append(void const* owner, Rows rows, std::int64_t step_size,
               double weight = default_weight) {
     if (rows.size() == 0) return;
@@ -155,7 +155,8 @@ struct Batch {
                      .rows = std::move(rows)});
   }
 
-  /// The first, second, ... part that `owner` appended; nullptr when it appended none in this batch.
+  /// The first, second, ... part that `owner` appended; nullptr when it appended none in this
+  /// batch.
   Part const* part(void const* owner, std::int64_t which = 0) const {
     for (auto const& p : parts) {
       if (p.owner == owner && which-- == 0) return &p;
@@ -164,7 +165,8 @@ struct Batch {
   }
 };
 
-/// A view of a source: which rows, under which labels, and how they become inputs. Views of views are flat.
+/// A view of a source: which rows, under which labels, and how they become inputs. Views of views
+/// are flat.
 struct Dataset {
   std::shared_ptr<Source const> source;
   Tensor rows;    ///< [n] int64 on the host: row numbers in the source
@@ -211,8 +213,8 @@ inline Dataset whole(std::shared_ptr<Source const> source, Normalise normalise =
           .normalise = std::move(normalise)};
 }
 
-/// The union of data sets, in the order given. Views of one source stay a view of it; else the rows are
-/// read from each source in turn, and nothing is copied.
+/// The union of data sets, in the order given. Views of one source stay a view of it; else the rows
+/// are read from each source in turn, and nothing is copied.
 inline Dataset concatenate(std::vector<Dataset> const& sets) {
   require(!sets.empty(), "concatenate: no data sets given");
   Dataset all = sets.front();

@@ -31,9 +31,9 @@ class Diverged : public Error {
         task_loss(task_loss),
         penalties(std::move(penalties)) {}
 
-  std::int64_t experience;  ///< index of the experience
-  std::int64_t step;        ///< step within the experience, from 0
-  double task_loss;         ///< supervised loss of the step
+  std::int64_t experience;                                ///< index of the experience
+  std::int64_t step;                                      ///< step within the experience, from 0
+  double task_loss;                                       ///< supervised loss of the step
   std::vector<std::pair<std::string, double>> penalties;  ///< strategy and value
 };
 
@@ -46,10 +46,12 @@ template <class... Parts>
 /// Throws `Error` unless `condition` holds.
 template <class... Parts>
 void require(bool condition, Parts const&... parts) {
-  if (!condition) [[unlikely]] fail(parts...);
+  if (!condition) [[unlikely]]
+    fail(parts...);
 }
 
-/// The name among `names` that is closest to `wrong` (Levenshtein distance); empty when none is near.
+/// The name among `names` that is closest to `wrong` (Levenshtein distance); empty when none is
+/// near.
 inline std::string nearest_name(std::string_view wrong, std::vector<std::string> const& names) {
   std::string best;
   std::size_t best_distance = wrong.size() / 2 + 2;

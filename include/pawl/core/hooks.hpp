@@ -14,15 +14,15 @@
 namespace pawl {
 inline namespace v0 {
 
-// The hooks that a strategy may implement. Each is optional; a member of the right name and the wrong
-// signature is refused by `check_strategy`.
+// The hooks that a strategy may implement. Each is optional; a member of the right name and the
+// wrong signature is refused by `check_strategy`.
 
 template <class S>
 concept HasBegin = requires(S s, Context& c, Experience const& e) {
   { s.begin(c, e) } -> std::same_as<void>;
 };
-/// What the experience trains on: the data set given, or a larger one. A function of the strategy's state, so that
-/// a resumed run comes to the same.
+/// What the experience trains on: the data set given, or a larger one. A function of the strategy's
+/// state, so that a resumed run comes to the same.
 template <class S>
 concept HasEnlarge = requires(S s, Context& c, Dataset d) {
   { s.enlarge(c, std::move(d)) } -> std::same_as<Dataset>;
@@ -55,45 +55,70 @@ template <class S>
 concept HasScores = requires(S s, Context& c, Tensor x) {
   { s.scores(c, x) } -> std::same_as<Tensor>;
 };
-/// The value [] of a penalty whose gradient `edit_gradient` adds in closed form; asked for by observers.
+/// The value [] of a penalty whose gradient `edit_gradient` adds in closed form; asked for by
+/// observers.
 template <class S>
 concept HasPenaltyValue = requires(S s, Context& c) {
   { s.penalty_value(c) } -> std::same_as<Tensor>;
 };
 template <class S>
-concept HasState = requires(S s, Archive& a) { s.state(a); };
+concept HasState = requires(S s, Archive& a) {
+  s.state(a);
+};
 
-/// Strategies that read `context.task_gradient` say `static constexpr bool needs_task_gradient = true`.
+/// Strategies that read `context.task_gradient` say `static constexpr bool needs_task_gradient =
+/// true`.
 template <class S>
-concept NeedsTaskGradient = requires { requires S::needs_task_gradient; };
+concept NeedsTaskGradient = requires {
+  requires S::needs_task_gradient;
+};
 
 namespace detail {
 
 // A member of this name exists, whatever its signature.
 template <class S>
-concept NamesBegin = requires { &S::begin; };
+concept NamesBegin = requires {
+  &S::begin;
+};
 template <class S>
-concept NamesEnlarge = requires { &S::enlarge; };
+concept NamesEnlarge = requires {
+  &S::enlarge;
+};
 template <class S>
-concept NamesExtend = requires { &S::extend; };
+concept NamesExtend = requires {
+  &S::extend;
+};
 template <class S>
-concept NamesLoss = requires { &S::loss; };
+concept NamesLoss = requires {
+  &S::loss;
+};
 template <class S>
-concept NamesPenalty = requires { &S::penalty; };
+concept NamesPenalty = requires {
+  &S::penalty;
+};
 template <class S>
-concept NamesEditGradient = requires { &S::edit_gradient; };
+concept NamesEditGradient = requires {
+  &S::edit_gradient;
+};
 template <class S>
-concept NamesAfterStep = requires { &S::after_step; };
+concept NamesAfterStep = requires {
+  &S::after_step;
+};
 template <class S>
-concept NamesEnd = requires { &S::end; };
+concept NamesEnd = requires {
+  &S::end;
+};
 template <class S>
-concept NamesScores = requires { &S::scores; };
+concept NamesScores = requires {
+  &S::scores;
+};
 
 }  // namespace detail
 
 template <class S>
-constexpr bool has_any_hook = HasBegin<S> || HasEnlarge<S> || HasExtend<S> || HasLoss<S> ||
-                              HasPenalty<S> || HasEditGradient<S> || HasAfterStep<S> || HasEnd<S> || HasScores<S>;
+constexpr bool has_any_hook =
+    HasBegin<S> || HasEnlarge<S> || HasExtend<S> || HasLoss<S> || HasPenalty<S> ||
+    HasEditGradient<S> || HasAfterStep<S> || HasEnd<S> || HasScores<S>;
 
 /// Refuses, in a sentence each, types that cannot be strategies.
 template <class S>
@@ -104,7 +129,8 @@ constexpr void check_strategy() {
                 "pawl: the hook must be  Dataset enlarge(Context&, Dataset)");
   static_assert(HasExtend<S> || !detail::NamesExtend<S>,
                 "pawl: the hook must be  Batch extend(Context&, Batch)");
-  static_assert(HasLoss<S> || !detail::NamesLoss<S>, "pawl: the hook must be  Tensor loss(Context&)");
+  static_assert(HasLoss<S> || !detail::NamesLoss<S>,
+                "pawl: the hook must be  Tensor loss(Context&)");
   static_assert(HasPenalty<S> || !detail::NamesPenalty<S>,
                 "pawl: the hook must be  Tensor penalty(Context&)");
   static_assert(HasEditGradient<S> || !detail::NamesEditGradient<S>,
@@ -165,11 +191,13 @@ struct StrategySet {
 
   static constexpr void check() {
     (check_strategy<S>(), ...);
-    static_assert((0 + ... + int(HasLoss<S>)) <= 1,
-                  "pawl: two strategies of this learner both own  loss(Context&); keep one of them");
-    static_assert((0 + ... + int(HasScores<S>)) <= 1,
-                  "pawl: two strategies of this learner both own  scores(Context&, Tensor); keep one of "
-                  "them");
+    static_assert(
+        (0 + ... + int(HasLoss<S>)) <= 1,
+        "pawl: two strategies of this learner both own  loss(Context&); keep one of them");
+    static_assert(
+        (0 + ... + int(HasScores<S>)) <= 1,
+        "pawl: two strategies of this learner both own  scores(Context&, Tensor); keep one of "
+        "them");
   }
 
   template <class F>

@@ -23,38 +23,45 @@ inline namespace v0 {
 ///   void begin(Context const&)    before the first step of an experience
 ///   void step(Context const&)     after every step: losses, penalties, logits, gradient, weights
 ///   void end(Context const&)      after the last step of an experience
-/// One that says `static constexpr bool wants_penalties = true` also sees the values of closed-form penalties.
+/// One that says `static constexpr bool wants_penalties = true` also sees the values of closed-form
+/// penalties.
 template <class O>
-concept Observer = requires(O o, Context const& c) { o.begin(c); } ||
-                   requires(O o, Context const& c) { o.step(c); } ||
-                   requires(O o, Context const& c) { o.end(c); };
+concept Observer = requires(O o, Context const& c) {
+  o.begin(c);
+}
+|| requires(O o, Context const& c) { o.step(c); }
+|| requires(O o, Context const& c) { o.end(c); };
 
-/// A model that learns experience after experience: a module, an optimizer and any number of strategies.
+/// A model that learns experience after experience: a module, an optimizer and any number of
+/// strategies.
 /// @code
-///   Learner learner{net, Sgd{.lr = 0.05}, Replay{Reservoir{.capacity = 500}}, Lwf{.strength = 0.5}};
-///   for (auto const& experience : stream) learner.fit(experience, {.epochs = 1, .batch_size = 64});
+///   Learner learner{net, Sgd{.lr = 0.05}, Replay{Reservoir{.capacity = 500}}, Lwf{.strength =
+///   0.5}}; for (auto const& experience : stream) learner.fit(experience, {.epochs = 1, .batch_size
+///   = 64});
 /// @endcode
 template <class M, class Opt, class Strategies>
 class Learner {
  public:
   template <class... S>
-    requires std::same_as<Strategies, StrategySet<S...>>
-  Learner(M model, Opt optimizer, S... strategies)
+  requires std::same_as<Strategies, StrategySet<S...>> Learner(M model, Opt optimizer,
+                                                               S... strategies)
       : Learner(std::move(model), std::move(optimizer),
                 Strategies{std::tuple<S...>(std::move(strategies)...)}) {}
 
   /// Not for deduction: `Strategies` is a set of strategies, not the one strategy of a call above.
   Learner(M model, Opt optimizer, std::type_identity_t<Strategies> strategies)
       : module_(model), optimizer_(std::move(optimizer)), strategies_(std::move(strategies)) {
-    static_assert(Trainable<M>,
-                  "pawl: a model must be a module holder (nn::Sequential, a TORCH_MODULE) or a shared_ptr "
-                  "to a module whose  forward  takes one tensor and returns logits [N, C]");
-    static_assert(Optimizer<Opt>,
-                  "pawl: an optimizer needs  void step(Arena&), void reset(), void state(Archive&) and "
-                  "double learning_rate() const");
+    static_assert(
+        Trainable<M>,
+        "pawl: a model must be a module holder (nn::Sequential, a TORCH_MODULE) or a shared_ptr "
+        "to a module whose  forward  takes one tensor and returns logits [N, C]");
+    static_assert(
+        Optimizer<Opt>,
+        "pawl: an optimizer needs  void step(Arena&), void reset(), void state(Archive&) and "
+        "double learning_rate() const");
     strategies_.check();
     strategies_.check_values();
-    if constexpr (requires(Options& o) { optimizer_.describe(o); }) {
+    if constexpr (requires(Options & o) { optimizer_.describe(o); }) {
       check_options(optimizer_, "optimizer");
     }
     context_.model = Model(std::move(model));
@@ -108,8 +115,8 @@ class Learner {
     c.experience = nullptr;
   }
 
-  /// Scores [N, C] of network inputs x [N, ...] in eval mode: those of the strategy that owns `scores`, else
-  /// logits. `tasks` [N] int64 (host) where the scenario gives task ids.
+  /// Scores [N, C] of network inputs x [N, ...] in eval mode: those of the strategy that owns
+  /// `scores`, else logits. `tasks` [N] int64 (host) where the scenario gives task ids.
   Tensor scores(Tensor const& x, Tensor const& tasks = {}) {
     torch::NoGradGuard no_grad;
     auto& c = context_;
@@ -123,7 +130,8 @@ class Learner {
     return c.model.forward(inputs);
   }
 
-  /// Labels [N] int64: the best of the classes seen so far, or of all outputs before the first experience.
+  /// Labels [N] int64: the best of the classes seen so far, or of all outputs before the first
+  /// experience.
   Tensor predict(Tensor const& x, Tensor const& tasks = {}) {
     auto const z = scores(x, tasks);
     if (context_.seen.empty() || context_.model.per_task()) return z.argmax(1);
@@ -131,7 +139,8 @@ class Learner {
     return z.masked_fill(mask, -std::numeric_limits<double>::infinity()).argmax(1);
   }
 
-  /// Writes everything that training depends on; may be called by an observer in the middle of an experience.
+  /// Writes everything that training depends on; may be called by an observer in the middle of an
+  /// experience.
   void save(std::filesystem::path const& path) {
     Archive archive(Archive::Mode::save);
     state(archive);
@@ -193,7 +202,9 @@ class Learner {
 
  private:
   template <class O>
-  static constexpr bool wants_penalties = requires { requires O::wants_penalties; };
+  static constexpr bool wants_penalties = requires {
+    requires O::wants_penalties;
+  };
 
   // ---- before the first step ----
 
@@ -232,6 +243,7 @@ class Learner {
   /// Lets heads make room; everything that is stored per parameter follows them.
   void announce(std::vector<std::int64_t> const& labels, std::int64_t task) {
     auto& c = context_;
+    c.logits.reset();  // the graph of the last step would keep expecting the old shapes
     bool grew = false;
     for (auto* head : c.model.heads) grew = head->announce(labels, task, c.seed) || grew;
     if (!grew) return;

@@ -14,37 +14,46 @@
 namespace pawl {
 inline namespace v0 {
 
-/// A last layer that knows about classes and tasks. A module may contain any number of them, anywhere;
-/// the learner finds them, announces classes before they are learned, and routes rows to their task.
+/// A last layer that knows about classes and tasks. A module may contain any number of them,
+/// anywhere; the learner finds them, announces classes before they are learned, and routes rows to
+/// their task.
 class Head : public nn::Module {
  public:
   using nn::Module::Module;
 
-  /// Makes room for the labels of an experience, before its first step or when a label is seen that was
-  /// never announced. `task` is -1 where there are no task ids. New rows draw their weights from `seed`.
-  /// Returns whether parameters were added or grew.
+  /// Makes room for the labels of an experience, before its first step or when a label is seen that
+  /// was never announced. `task` is -1 where there are no task ids. New rows draw their weights
+  /// from `seed`. Returns whether parameters were added or grew.
   virtual bool announce(std::vector<std::int64_t> const& labels, std::int64_t task, Seed seed) = 0;
 
   /// Task ids [N] int64 (host) of the rows of the next forward pass; undefined: none are known.
   virtual void route(Tensor const& tasks) { (void)tasks; }
+
+  /// Whether rows of this task (-1: without one) can be predicted yet.
+  virtual bool ready(std::int64_t task) const {
+    (void)task;
+    return true;
+  }
 
   /// Whether rows need task ids to be predicted.
   virtual bool per_task() const { return false; }
 };
 
 template <class M>
-concept ModuleHolder = requires(M m) { m.ptr(); };
+concept ModuleHolder = requires(M m) {
+  m.ptr();
+};
 
-/// What can be trained: a module holder (`nn::Sequential`, a TORCH_MODULE) or a shared_ptr to a module,
-/// whose `forward` takes one tensor and returns logits [N, C].
+/// What can be trained: a module holder (`nn::Sequential`, a TORCH_MODULE) or a shared_ptr to a
+/// module, whose `forward` takes one tensor and returns logits [N, C].
 template <class M>
 concept Trainable = requires(M m, Tensor x) {
   { m->forward(x) } -> std::convertible_to<Tensor>;
-  { m->parameters() };
+  {m->parameters()};
 };
 
-/// A module of any type behind one interface: `forward` [N, ...] -> [N, C], and `features` [N, d] where
-/// the module has such a member, or is an `nn::Sequential` (all but its last layer).
+/// A module of any type behind one interface: `forward` [N, ...] -> [N, C], and `features` [N, d]
+/// where the module has such a member, or is an `nn::Sequential` (all but its last layer).
 struct Model {
   std::shared_ptr<nn::Module> module;
   std::function<Tensor(Tensor const&)> forward;
@@ -54,8 +63,8 @@ struct Model {
   Model() = default;
 
   template <Trainable M>
-    requires(!std::is_same_v<std::remove_cvref_t<M>, Model>)
-  Model(M holder) {  // NOLINT(google-explicit-constructor): any module is a model
+  requires(!std::is_same_v<std::remove_cvref_t<M>, Model>)
+      Model(M holder) {  // NOLINT(google-explicit-constructor): any module is a model
     if constexpr (ModuleHolder<M>) {
       module = holder.ptr();
     } else {
@@ -88,6 +97,12 @@ struct Model {
 
   void route(Tensor const& tasks) const {
     for (auto* head : heads) head->route(tasks);
+  }
+  bool ready(std::int64_t task) const {
+    for (auto const* head : heads) {
+      if (!head->ready(task)) return false;
+    }
+    return true;
   }
   bool per_task() const {
     for (auto const* head : heads) {

@@ -54,7 +54,8 @@ inline std::vector<Run> count_step(Arena const& arena, std::vector<std::int64_t>
 
 /// Stochastic gradient descent, with momentum (Polyak, 1964) or Nesterov's form (Sutskever et al.,
 /// ICML 2013), as `torch::optim::SGD` computes it, to the last bit:
-///   g <- g + weight_decay w;   v <- momentum v + (1 - dampening) g;   w <- w - lr v  (or g + momentum v)
+///   g <- g + weight_decay w;   v <- momentum v + (1 - dampening) g;   w <- w - lr v  (or g +
+///   momentum v)
 struct Sgd {
   double lr = 0.01;
   double momentum = 0;
@@ -113,15 +114,15 @@ struct Sgd {
   }
 
   // State: written by `step`.
-  Tensor velocity{};                ///< [P]
-  std::vector<std::int64_t> steps{}; ///< taken by each parameter
+  Tensor velocity{};                  ///< [P]
+  std::vector<std::int64_t> steps{};  ///< taken by each parameter
 };
 
 /// Adam (Kingma and Ba, ICLR 2015), as `torch::optim::Adam` computes it:
 ///   m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2
 ///   w <- w - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
-/// `decoupled` decay (AdamW; Loshchilov and Hutter, ICLR 2019) shrinks w by lr weight_decay instead of
-/// adding weight_decay w to g. The step count t is kept per parameter.
+/// `decoupled` decay (AdamW; Loshchilov and Hutter, ICLR 2019) shrinks w by lr weight_decay instead
+/// of adding weight_decay w to g. The step count t is kept per parameter.
 template <bool decoupled>
 struct AdamFamily {
   double lr = 0.001;
@@ -172,8 +173,8 @@ struct AdamFamily {
   }
 
   // State: written by `step`.
-  Tensor first{}, second{};         ///< [P] moments
-  std::vector<std::int64_t> steps{}; ///< taken by each parameter
+  Tensor first{}, second{};           ///< [P] moments
+  std::vector<std::int64_t> steps{};  ///< taken by each parameter
 };
 using Adam = AdamFamily<false>;
 using AdamW = AdamFamily<true>;
@@ -181,7 +182,8 @@ using AdamW = AdamFamily<true>;
 /// Any optimizer of `torch::optim`, through a function that makes one for given parameters:
 /// @code
 ///   TorchOptimizer{.make = [](auto parameters) {
-///     return std::make_unique<torch::optim::RMSprop>(parameters, torch::optim::RMSpropOptions(0.01));
+///     return std::make_unique<torch::optim::RMSprop>(parameters,
+///     torch::optim::RMSpropOptions(0.01));
 ///   }}
 /// @endcode
 /// It is made anew, without its state, when a head grows.
@@ -245,8 +247,8 @@ class AnyOptimizer {
   AnyOptimizer() : AnyOptimizer(Sgd{}) {}
 
   template <Optimizer O>
-    requires(!std::is_same_v<O, AnyOptimizer>)
-  AnyOptimizer(O optimizer)  // NOLINT(google-explicit-constructor): any optimizer is one
+  requires(!std::is_same_v<O, AnyOptimizer>)
+      AnyOptimizer(O optimizer)  // NOLINT(google-explicit-constructor): any optimizer is one
       : self_(std::make_unique<Held<O>>(std::move(optimizer))) {}
 
   AnyOptimizer(AnyOptimizer const& other) : self_(other.self_->copy()) {}

@@ -41,12 +41,12 @@ inline Range between(double low, double high) { return {.low = low, .high = high
 struct Option {
   enum class Kind { boolean, integer, real, text, choice, integers, reals, component };
 
-  std::string name;    ///< flag and key, as in `--ewc.strength`
-  Kind kind{};         ///< what `set` accepts
-  std::string values;  ///< range or list of choices, in words
-  std::string help;    ///< meaning and unit
-  std::vector<std::string> choices;  ///< of a choice or a component
-  std::function<std::string()> get;  ///< the present value as `set` would take it
+  std::string name;                             ///< flag and key, as in `--ewc.strength`
+  Kind kind{};                                  ///< what `set` accepts
+  std::string values;                           ///< range or list of choices, in words
+  std::string help;                             ///< meaning and unit
+  std::vector<std::string> choices;             ///< of a choice or a component
+  std::function<std::string()> get;             ///< the present value as `set` would take it
   std::function<void(std::string const&)> set;  ///< throws Error on a bad value
 };
 
@@ -62,7 +62,8 @@ struct Option {
 class Options {
  public:
   void operator()(std::string name, bool& value, std::string help) {
-    add(std::move(name), Option::Kind::boolean, "true or false", std::move(help),
+    add(
+        std::move(name), Option::Kind::boolean, "true or false", std::move(help),
         [&value] { return std::string(value ? "true" : "false"); },
         [&value](std::string const& text) {
           if (text == "true" || text == "1" || text == "yes" || text == "on") {
@@ -76,19 +77,22 @@ class Options {
   }
 
   void operator()(std::string name, double& value, Range range, std::string help) {
-    add(std::move(name), Option::Kind::real, range.text(), std::move(help),
+    add(
+        std::move(name), Option::Kind::real, range.text(), std::move(help),
         [&value] { return write(value); },
         [&value, range](std::string const& text) { value = checked<double>(text, range); });
   }
 
   void operator()(std::string name, std::int64_t& value, Range range, std::string help) {
-    add(std::move(name), Option::Kind::integer, "integer " + range.text(), std::move(help),
+    add(
+        std::move(name), Option::Kind::integer, "integer " + range.text(), std::move(help),
         [&value] { return std::to_string(value); },
         [&value, range](std::string const& text) { value = checked<std::int64_t>(text, range); });
   }
 
   void operator()(std::string name, std::string& value, std::string help) {
-    add(std::move(name), Option::Kind::text, "text", std::move(help), [&value] { return value; },
+    add(
+        std::move(name), Option::Kind::text, "text", std::move(help), [&value] { return value; },
         [&value](std::string const& text) { value = text; });
   }
 
@@ -103,9 +107,8 @@ class Options {
 
   /// A named choice: enumerators 0, 1, ... are called `names[0]`, `names[1]`, ...
   template <class Enum>
-    requires std::is_enum_v<Enum>
-  void operator()(std::string name, Enum& value, std::vector<std::string> names,
-                  std::string help) {
+  requires std::is_enum_v<Enum>
+  void operator()(std::string name, Enum& value, std::vector<std::string> names, std::string help) {
     choice(
         std::move(name), Option::Kind::choice, names, std::move(help),
         [&value, names] { return names.at(static_cast<std::size_t>(value)); },
@@ -116,8 +119,9 @@ class Options {
         });
   }
 
-  /// A part chosen by name (a memory, say): `get` names the present one, `set` makes another with its
-  /// defaults, after which the whole must be described anew. Its own options follow by `describe`.
+  /// A part chosen by name (a memory, say): `get` names the present one, `set` makes another with
+  /// its defaults, after which the whole must be described anew. Its own options follow by
+  /// `describe`.
   void component(std::string name, std::vector<std::string> names, std::string help,
                  std::function<std::string()> get, std::function<void(std::string const&)> set) {
     choice(std::move(name), Option::Kind::component, std::move(names), std::move(help),
@@ -170,7 +174,8 @@ class Options {
   void list(std::string name, Option::Kind kind, std::vector<T>& value, Range range,
             std::string help) {
     auto const what = kind == Option::Kind::integers ? "integers " : "numbers ";
-    add(std::move(name), kind, c10::str("comma-separated ", what, range.text()), std::move(help),
+    add(
+        std::move(name), kind, c10::str("comma-separated ", what, range.text()), std::move(help),
         [&value] {
           std::string text;
           for (auto const v : value) text += (text.empty() ? "" : ",") + write(v);
@@ -209,7 +214,8 @@ class Options {
   std::vector<Option> all_;
 };
 
-/// The name of a component for messages and records: what `type_name()` says, or `name`, else its type.
+/// The name of a component for messages and records: what `type_name()` says, or `name`, else its
+/// type.
 template <class Component>
 std::string component_name(Component const& component) {
   if constexpr (requires { component.type_name(); }) {
@@ -229,7 +235,8 @@ Options options_of(Component& component) {
   return options;
 }
 
-/// Sets one option by name; throws `Error` naming the nearest option when there is none of that name.
+/// Sets one option by name; throws `Error` naming the nearest option when there is none of that
+/// name.
 template <class Component>
 void set_option(Component& component, std::string_view name, std::string const& value) {
   std::vector<std::string> names;

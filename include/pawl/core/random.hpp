@@ -13,9 +13,9 @@
 namespace pawl {
 inline namespace v0 {
 
-/// A counter-based generator: draw number n is a hash of (key, n), so the sequence depends on the key
-/// alone, not on thread, device or platform. The hash is the finaliser of SplitMix64 (Steele, Lea,
-/// Flood, OOPSLA 2014) over a Weyl sequence.
+/// A counter-based generator: draw number n is a hash of (key, n), so the sequence depends on the
+/// key alone, not on thread, device or platform. The hash is the finaliser of SplitMix64 (Steele,
+/// Lea, Flood, OOPSLA 2014) over a Weyl sequence.
 class Generator {
  public:
   Generator() = default;
@@ -107,7 +107,8 @@ struct Seed {
   }
 };
 
-/// Fills a floating tensor with uniform draws of [low, high), row by row, the same on every platform.
+/// Fills a floating tensor with uniform draws of [low, high), row by row, the same on every
+/// platform.
 inline void fill_uniform(Tensor const& tensor, double low, double high, Generator generator) {
   std::vector<double> values(static_cast<std::size_t>(tensor.numel()));
   for (auto& value : values) value = generator.uniform(low, high);

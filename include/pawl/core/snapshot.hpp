@@ -43,8 +43,9 @@ struct Snapshot {
   }
 };
 
-/// Points a module's parameters and buffers at a snapshot for a scope, without copying weights. Parameters
-/// that the snapshot lacks (heads added later) stay; those that have grown since have their old shape.
+/// Points a module's parameters and buffers at a snapshot for a scope, without copying weights.
+/// Parameters that the snapshot lacks (heads added later) stay; those that have grown since have
+/// their old shape.
 class WithWeights {
  public:
   WithWeights(Context const& context, Snapshot const& snapshot)

@@ -11,7 +11,8 @@ inline namespace v0 {
 enum class Active {
   all,      ///< every output, from the start
   seen,     ///< labels of the experiences so far
-  current,  ///< fresh rows: labels of this experience; other rows: those of their task, or the seen ones
+  current,  ///< fresh rows: labels of this experience; other rows: those of their task, or the seen
+            ///< ones
   batch     ///< labels that occur in the batch
 };
 

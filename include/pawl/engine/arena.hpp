@@ -11,12 +11,11 @@
 namespace pawl {
 inline namespace v0 {
 
-
-/// All trainable parameters of a module as views of one flat tensor (slices aligned to 64 bytes), and,
-/// once something asks for it, their gradients in another. Gaps between slices hold zeros.
+/// All trainable parameters of a module as views of one flat tensor (slices aligned to 64 bytes),
+/// and, once something asks for it, their gradients in another. Gaps between slices hold zeros.
 ///
-/// `zero_grad`, another dtype or device, `torch::load` and replaced submodules unbind parameters from
-/// the flat tensor; `ensure()` notices and binds anew, keeping the parameters' values.
+/// `zero_grad`, another dtype or device, `torch::load` and replaced submodules unbind parameters
+/// from the flat tensor; `ensure()` notices and binds anew, keeping the parameters' values.
 class Arena {
  public:
   Arena() = default;
@@ -176,8 +175,8 @@ class Arena {
   bool packed_ = false;
 };
 
-/// The buffers of a module (BatchNorm statistics) under shards: every shard starts from the values at
-/// the start of the step, and the step ends with the mean over the shards (counters move once).
+/// The buffers of a module (BatchNorm statistics) under shards: every shard starts from the values
+/// at the start of the step, and the step ends with the mean over the shards (counters move once).
 class BufferMean {
  public:
   BufferMean(nn::Module& module, std::int64_t shards) : shards_(shards) {
@@ -200,7 +199,8 @@ class BufferMean {
   void finish() {
     torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < buffers_.size(); ++i) {
-      if (!buffers_[i].is_floating_point()) continue;  // a counter stands where the last shard left it
+      if (!buffers_[i].is_floating_point())
+        continue;  // a counter stands where the last shard left it
       buffers_[i].copy_(start_[i] + moved_[i] / static_cast<double>(shards_));
     }
   }
@@ -210,8 +210,8 @@ class BufferMean {
   std::vector<Tensor> buffers_, start_, moved_;
 };
 
-/// Adds values up in a fixed binary tree over their index, in whatever order of calls the tree allows:
-/// the result depends on the number of values alone, never on who computed them.
+/// Adds values up in a fixed binary tree over their index, in whatever order of calls the tree
+/// allows: the result depends on the number of values alone, never on who computed them.
 class TreeSum {
  public:
   void add(Tensor value) {

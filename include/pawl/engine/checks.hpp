@@ -16,8 +16,7 @@ using Penalties = std::vector<std::pair<std::string, Tensor>>;
 /// Refuses an experience that cannot be trained on.
 inline void check_experience(Experience const& experience) {
   auto const& train = experience.train;
-  require(train.size() > 0, "experience ", experience.index,
-          " has no training rows; give it some");
+  require(train.size() > 0, "experience ", experience.index, " has no training rows; give it some");
   auto const lowest = train.labels.min().item<std::int64_t>();
   require(lowest >= 0, "experience ", experience.index, " has label ", lowest,
           "; labels must be outputs of the network, 0 or above");
@@ -55,12 +54,11 @@ inline void check_logits(Context const& c) {
   std::int64_t highest = 0;
   for (std::int64_t i = 0; i < labels.numel(); ++i) highest = std::max(highest, data[i]);
   require(highest < c.logits.size(1), "experience ", c.index, " has label ", highest,
-          " but the model has ", c.logits.size(1),
-          " outputs; give it more, or a head that grows");
+          " but the model has ", c.logits.size(1), " outputs; give it more, or a head that grows");
 }
 
-/// Throws Diverged when the loss or a penalty is not finite. On the host this costs nothing; on a device
-/// only every 100th step is looked at, because the look waits for the device.
+/// Throws Diverged when the loss or a penalty is not finite. On the host this costs nothing; on a
+/// device only every 100th step is looked at, because the look waits for the device.
 inline void check_finite_loss(Context const& c, Tensor const& loss, Penalties const& penalties) {
   if (!c.arena.device().is_cpu() && c.step % 100 != 0) return;
   auto const task_loss = loss.item<double>();

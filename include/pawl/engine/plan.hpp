@@ -21,16 +21,15 @@ inline Slice shard_slice(std::int64_t n, std::int64_t shard, std::int64_t shards
   return {n * shard / shards, n * (shard + 1) / shards};
 }
 
-/// Which rows of an experience are used at which step: made on the host, in coordinates of the step's whole
-/// batch, from (seed, experience, epoch) alone.
+/// Which rows of an experience are used at which step: made on the host, in coordinates of the
+/// step's whole batch, from (seed, experience, epoch) alone.
 class Plan {
  public:
   Plan(std::int64_t rows, Training const& training, Seed seed, std::int64_t experience)
       : rows_(rows), training_(training), seed_(seed), experience_(experience) {
     require(rows > 0, "experience ", experience, " has no training rows");
-    require(training.batch_size <= rows, "batch_size is ", training.batch_size,
-            " but experience ", experience, " has only ", rows,
-            " training rows; choose a smaller batch_size");
+    require(training.batch_size <= rows, "batch_size is ", training.batch_size, " but experience ",
+            experience, " has only ", rows, " training rows; choose a smaller batch_size");
     auto const b = training.batch_size;
     per_epoch_ = training.drop_last ? rows / b : (rows + b - 1) / b;
   }

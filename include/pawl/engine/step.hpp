@@ -72,6 +72,7 @@ class Step {
   std::vector<Batch> extend() {
     std::vector<Batch> shards;
     c.step_rows = c.default_rows = 0;
+    c.task_factor = 1;
     for (c.shard = 0; c.shard < c.training.shards; ++c.shard) {
       auto const slice = c.slice(c.fresh.size());
       Batch batch;
@@ -106,7 +107,8 @@ class Step {
 
   /// Leaves the gradient of loss + penalties with the parameters.
   void differentiate() {
-    auto const loss = strategies.has_loss ? strategies.loss(c) : c.weighted_cross_entropy();
+    auto loss = strategies.has_loss ? strategies.loss(c) : c.weighted_cross_entropy();
+    if (c.task_factor != 1) loss = loss * c.task_factor;
     auto const penalties = strategies.penalties(c);
     check_finite_loss(c, loss, penalties);
     auto total = loss;

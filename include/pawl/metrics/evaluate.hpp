@@ -48,6 +48,11 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
     auto const& test = experience.test;
     auto const size = options.limit > 0 ? std::min(options.limit, test.size()) : test.size();
     require(size > 0, "experience ", experience.index, " has no test rows; give it some");
+    if (!context.model.ready(experience.task)) {  // a head that has not grown that far
+      result.accuracy.push_back(std::numeric_limits<double>::quiet_NaN());
+      result.size.push_back(size);
+      continue;
+    }
     auto right =
         torch::zeros({}, torch::TensorOptions(torch::kInt64).device(context.arena.device()));
     for (std::int64_t begin = 0; begin < size; begin += options.batch_size) {

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <ostream>
+#include <string>
+
+#include "../core/checkpoint.hpp"
+#include "../core/context.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// One JSON object per line and step: experience, epoch, step, loss, and the value of every
+/// penalty, for plots and checks. Numbers that are not finite are null.
+struct Jsonl {
+  std::ostream& out;
+  std::int64_t every = 1;  ///< steps per line, from the first step on
+
+  static constexpr bool wants_penalties = true;
+
+  void step(Context const& c) {
+    if ((c.step - 1) % every != 0) return;
+    out << "{\"experience\":" << c.index << ",\"epoch\":" << c.epoch << ",\"step\":" << c.step - 1
+        << ",\"loss\":" << number(c.task_loss) << ",\"penalties\":{";
+    char const* separator = "";
+    for (auto const& [name, value] : c.penalties) {
+      out << separator << detail::json_string(name) << ":" << number(value);
+      separator = ",";
+    }
+    out << "}}\n";
+  }
+
+ private:
+  static std::string number(Tensor const& value) {
+    auto const v = value.item<double>();
+    if (!std::isfinite(v)) return "null";
+    char buffer[40];
+    std::snprintf(buffer, sizeof buffer, "%.17g", v);
+    return buffer;
+  }
+};
+
+}  // namespace v0
+}  // namespace pawl

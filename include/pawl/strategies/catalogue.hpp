@@ -1,0 +1,60 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../core/any_learner.hpp"
+#include "a_gem.hpp"
+#include "der.hpp"
+#include "er_ace.hpp"
+#include "ewc.hpp"
+#include "lwf.hpp"
+#include "mas.hpp"
+#include "ncm.hpp"
+#include "replay.hpp"
+#include "si.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// A strategy that can be chosen by name.
+struct StrategyEntry {
+  std::string name;
+  std::string about;
+  AnyStrategy (*make)();
+};
+
+template <class S>
+StrategyEntry strategy_entry() {
+  return {S::name, S::about, [] { return AnyStrategy(S{}); }};
+}
+
+/// Every strategy of pawl, with its defaults. A strategy of yours works without an entry; one is
+/// only needed to choose it by name.
+inline std::vector<StrategyEntry> const& strategy_catalogue() {
+  static std::vector<StrategyEntry> const all{
+      strategy_entry<Ewc>(),         strategy_entry<Si>(),     strategy_entry<Mas>(),
+      strategy_entry<Lwf>(),         strategy_entry<Replay>(), strategy_entry<Der>(),
+      strategy_entry<DerPlusPlus>(), strategy_entry<ErAce>(),  strategy_entry<AGem>(),
+      strategy_entry<Ncm>()};
+  return all;
+}
+
+inline std::vector<std::string> strategy_names() {
+  std::vector<std::string> names;
+  for (auto const& entry : strategy_catalogue()) names.push_back(entry.name);
+  return names;
+}
+
+/// The strategy of that name with its defaults; throws `Error` with the nearest name when there is
+/// none.
+inline AnyStrategy make_strategy(std::string_view name) {
+  for (auto const& entry : strategy_catalogue()) {
+    if (entry.name == name) return entry.make();
+  }
+  fail("there is no strategy '", name, "'", suggestion(name, strategy_names()));
+}
+
+}  // namespace v0
+}  // namespace pawl
