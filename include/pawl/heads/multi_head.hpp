@@ -19,8 +19,7 @@ inline namespace v0 {
 /// the same number of outputs; labels count within a task. Row r of head k starts as a fresh
 /// `nn::Linear` would have it, drawn from the sub-seed (init.head, k, r).
 /// @code
-///   nn::Sequential net(nn::Linear(784, 256), nn::ReLU(), MultiHead(256, 2));  // 2 classes in
-///   every task
+///   nn::Sequential net(nn::Linear(784, 256), nn::ReLU(), MultiHead(256, 2));  // 2 per task
 /// @endcode
 class MultiHeadImpl : public Head {
  public:

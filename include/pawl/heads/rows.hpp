@@ -25,8 +25,7 @@ inline void fill_row(Tensor const& weight, Tensor const& bias, Generator generat
 }
 
 /// Gives a parameter more rows. It stays the same leaf and the old rows keep their bits; new ones
-/// are 0. No graph that uses the parameter may be alive: it would keep expecting gradients of the
-/// old shape.
+/// are 0.
 inline void grow_rows(Tensor const& parameter, std::int64_t rows) {
   torch::NoGradGuard no_grad;
   auto shape = parameter.sizes().vec();
@@ -35,6 +34,12 @@ inline void grow_rows(Tensor const& parameter, std::int64_t rows) {
   auto const grown = torch::zeros(shape, parameter.options().requires_grad(false));
   grown.narrow(0, 0, old).copy_(parameter.detach());
   parameter.mutable_grad() = Tensor();
+  // While a graph of an earlier step is alive, so is its node that expects gradients of the old
+  // shape, and the next forward would use it.
+  if (auto* meta = torch::autograd::impl::get_autograd_meta(parameter)) {
+    std::lock_guard<std::mutex> lock(meta->mutex_);
+    meta->grad_accumulator_.reset();
+  }
   parameter.set_data(grown);
 }
 

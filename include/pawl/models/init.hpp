@@ -59,7 +59,7 @@ struct Init {
 /// registration, from the sub-seed (init, i). Never touches the process-wide generator.
 inline void initialise(nn::Module& module, Init const& init, Seed seed) {
   std::int64_t layer = 0;
-  for (auto const& part : module.modules()) {
+  for (auto const& part : module.modules(/*include_self=*/false)) {
     if (auto const* linear = part->as<nn::LinearImpl>()) {
       init(linear->weight, linear->bias, seed.generator("init", layer++));
     } else if (auto const* convolution = part->as<nn::Conv2dImpl>()) {

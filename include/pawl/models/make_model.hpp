@@ -33,9 +33,9 @@ class AnyModelChoice {
  public:
   AnyModelChoice() : AnyModelChoice(MlpOptions{}) {}
 
+  /// Any model's options are a choice.
   template <ModelOptions O>
-  AnyModelChoice(
-      O options)  // NOLINT(google-explicit-constructor): any model's options are a choice
+  AnyModelChoice(O options)  // NOLINT(google-explicit-constructor)
       : self_(std::make_unique<Held<O>>(std::move(options))) {}
 
   AnyModelChoice(AnyModelChoice const& other) : self_(other.self_->copy()) {}
