@@ -44,10 +44,12 @@ TEST_CASE("every model maps rows to features and logits of the right shape") {
     std::vector<std::int64_t> rows;
     std::int64_t width;
   };
-  for (auto const& [name, rows, width] :
+  for (auto const& expected :
        {Expected{"mlp", {1, 28, 28}, 256}, Expected{"mlp", {7}, 256},
         Expected{"small_cnn", {1, 28, 28}, 128}, Expected{"small_cnn", {3, 32, 32}, 128},
         Expected{"slim_resnet18", {3, 32, 32}, 160}, Expected{"slim_resnet18", {1, 28, 28}, 160}}) {
+    auto const name = std::string(expected.model);
+    auto const& rows = expected.rows;
     CAPTURE(name);
     auto const model = pawl::make_model_choice(name).build(rows, 10, 0, pawl::Seed{1});
     auto shape = rows;
@@ -55,7 +57,7 @@ TEST_CASE("every model maps rows to features and logits of the right shape") {
     auto const x = values(shape);
     CHECK(model.forward(x).sizes() == torch::IntArrayRef{2, 10});
     REQUIRE(model.features);
-    CHECK(model.features(x).sizes() == torch::IntArrayRef{2, width});
+    CHECK(model.features(x).sizes() == torch::IntArrayRef{2, expected.width});
     CHECK(model.heads.empty());
     CHECK(model.forward(x).std().item<double>() > 1e-4);
   }
