@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "per_sample.hpp"
 
@@ -11,76 +12,122 @@ inline namespace v0 {
 /// Which labels enter the diagonal Fisher information.
 enum class FisherLabels {
   exact,      ///< all of them, weighted by p(y|x)
-  sampled,    ///< one y ~ p(y|x) per sample; unbiased for exact
+  sampled,    ///< one y ~ p(y|x) per sample: unbiased for exact, and cheaper with many classes
   empirical,  ///< the label of the data set
   predicted,  ///< the most probable label
-  batch       ///< square of the batch-mean gradient of the true labels: not a Fisher diagonal, for
-              ///< conformance only
+  batch  ///< square of batch-mean gradients at the true labels: no Fisher at all, for conformance
+         ///< only
 };
 
-/// Diagonal Fisher information (Kirkpatrick et al., PNAS 2017), averaged over samples, module in
-/// eval mode:
-///   F_i = 1/N sum_n E_y [ (d log p(y|x_n) / d th_i)^2 ]
+/// How the Fisher information is estimated.
 struct FisherOptions {
   FisherLabels labels = FisherLabels::exact;
   std::int64_t samples = 0;
-  std::int64_t batch_size = 32;
+  std::int64_t batch_size = 0;
   bool divide_by_n_minus_1 = false;
 
   void describe(Options& o) {
     o("labels", labels, {"exact", "sampled", "empirical", "predicted", "batch"},
-      "labels of the Fisher: all by p(y|x), one drawn, the true one, the most probable one; batch "
-      "squares "
-      "batch-mean gradients");
-    o("samples", samples, at_least(0), "samples of the Fisher, fixed by the seed; 0: all");
-    o("fisher_batch_size", batch_size, at_least(1), "rows per mean gradient, of labels = batch");
+      "labels of the Fisher: all by p(y|x), one drawn from it, the true one, the most probable "
+      "one; batch "
+      "squares batch-mean gradients");
+    o("samples", samples, at_least(0), "samples of the Fisher, drawn from the seed; 0: all");
+    o("fisher_batch", batch_size, at_least(0),
+      "rows per mean gradient, of labels = batch; 0: the batch size of training");
     o("divide_by_n_minus_1", divide_by_n_minus_1, "divide by N - 1, as one published code does");
   }
 };
 
-/// The Fisher of a network on a data set, [P] in the arena's dtype.
-inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions const& options) {
-  auto const positions = chosen_samples(data.size(), options.samples, probe.seed);
-  auto const by_batch = options.labels == FisherLabels::batch;
-  auto sum = torch::zeros_like(probe.arena.weights());
-  std::int64_t count = 0;
-  visit_samples(probe, data, positions, by_batch ? options.batch_size : 1, [&](Rows const& rows) {
-    auto const log_p = at::log_softmax(probe.logits(rows), 1);
-    auto const square = [](Tensor const& g) { return g.square(); };
-    auto const n = count++;
-    if (by_batch) {
-      auto const loss = at::nll_loss(log_p, rows.y);
-      return add_each(probe.arena, probe.gradients(loss), sum, square);
+/// sqrt(w_y) d log p(y|x) / dz = sqrt(w_y) (e_y - p) for each label y in question; in double, for
+/// p_y close to 1.
+inline Cotangents fisher_cotangents(Probe const& probe, FisherLabels labels, Tensor const& z,
+                                    Rows const& rows, std::int64_t first) {
+  auto const p = at::softmax(z, 1, torch::kFloat64);
+  if (labels == FisherLabels::exact) {
+    auto const open = p.amax(0).gt(0).to(torch::kCPU);  // the columns that take part
+    std::vector<std::int64_t> columns;
+    for (std::int64_t y = 0; y < p.size(1); ++y) {
+      if (open.data_ptr<bool>()[y]) columns.push_back(y);
     }
-    if (options.labels != FisherLabels::exact) {
-      auto label = rows.labels[0].item<std::int64_t>();
-      if (options.labels == FisherLabels::predicted) label = log_p.argmax(1).item<std::int64_t>();
-      if (options.labels == FisherLabels::sampled) {
-        auto u = probe.seed.generator("aux.labels", n).uniform();
-        auto const p = log_p.detach().exp()[0].to(torch::kCPU, torch::kFloat64).contiguous();
-        auto const* each = p.data_ptr<double>();
-        for (label = 0; label + 1 < p.numel() && u >= each[label]; ++label) u -= each[label];
+    auto const count = static_cast<std::int64_t>(columns.size());
+    return {count, [p, columns, type = z.scalar_type()](std::int64_t k) {
+              auto const y = columns[static_cast<std::size_t>(k)];
+              auto const root = p.narrow(1, y, 1).sqrt();
+              auto cotangent = p * -root;
+              cotangent.narrow(1, y, 1).add_(root);
+              return cotangent.to(type);
+            }};
+  }
+  auto label = rows.y;
+  if (labels == FisherLabels::predicted) label = p.argmax(1);
+  if (labels == FisherLabels::sampled) {
+    auto const host = p.to(torch::kCPU).contiguous();
+    auto drawn = torch::zeros({host.size(0)}, torch::kInt64);
+    auto const generator = probe.generator("aux.labels");
+    for (std::int64_t i = 0; i < host.size(0); ++i) {
+      auto const* each = host.data_ptr<double>() + i * host.size(1);
+      auto u = generator.fork(first + i).uniform();
+      std::int64_t
+          y = 0,
+          last = 0;  // the last label that can be drawn, should rounding leave u above the sum
+      for (; y < host.size(1); ++y) {
+        if (each[y] > 0) last = y;
+        if (u < each[y]) break;
+        u -= each[y];
       }
-      return add_each(probe.arena, probe.gradients(log_p[0][label]), sum, square);
+      drawn.data_ptr<std::int64_t>()[i] = y < host.size(1) ? y : last;
     }
-    auto const classes = log_p.size(1);
-    auto const p = log_p.detach().exp()[0].to(torch::kCPU, torch::kFloat64).contiguous();
-    for (std::int64_t y = 0; y < classes; ++y) {
-      auto const weight = p.data_ptr<double>()[y];
-      if (weight == 0) continue;  // an inactive output
-      add_each(probe.arena, probe.gradients(log_p[0][y], y + 1 < classes), sum,
-               [&](Tensor const& g) { return g.square().mul_(weight); });
-    }
-  });
-  require(count > (options.divide_by_n_minus_1 ? 1 : 0),
-          "fisher: the data set has too few samples");
-  return sum.div_(static_cast<double>(count - (options.divide_by_n_minus_1 ? 1 : 0)));
+    label = drawn.to(p.device());
+  }
+  label = label.unsqueeze(1);
+  require(rows.labels.numel() == 0 || label.max().template item<std::int64_t>() < z.size(1),
+          "fisher: label ", label.max().template item<std::int64_t>(), " is not among the ",
+          z.size(1), " outputs that take part; see labels and active");
+  auto cotangent = -p;
+  cotangent.scatter_add_(1, label, torch::ones_like(label, p.options()));
+  if (labels == FisherLabels::batch) cotangent.div_(static_cast<double>(rows.size()));
+  return {1, [cotangent, type = z.scalar_type()](std::int64_t) { return cotangent.to(type); }};
 }
 
-/// The same of a learner in training, at its present weights, over the outputs that are active in
-/// its loss.
-inline Tensor fisher(Context& c, Dataset const& data, FisherOptions const& options) {
-  return fisher(probe_of(c, data), data, options);
+/// The Fisher of a probed network on a data set, [P] in the type of the parameters.
+inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions const& options) {
+  auto const positions = probe.choose(data.size(), options.samples);
+  auto const batch = options.batch_size > 0 ? options.batch_size : probe.batch_size;
+  auto const unit = options.labels == FisherLabels::batch ? batch : 1;
+  auto const count = (positions.numel() + unit - 1) / unit;
+  auto const lost = options.divide_by_n_minus_1 ? 1 : 0;
+  require(count > lost, "fisher: ", count, " samples are too few; give the experience more rows");
+  auto const sum =
+      per_sample_sum(probe, data, positions,
+                     {.of = PerSampleSum::Of::square,
+                      .unit = unit,
+                      .cotangents = [&](Tensor const& z, Rows const& rows, std::int64_t first) {
+                        return fisher_cotangents(probe, options.labels, z, rows, first);
+                      }});
+  return (sum / static_cast<double>(count - lost)).to(probe.arena.dtype());
+}
+
+/// How much the predictions of a learner depend on each weight: the diagonal Fisher information
+/// (Kirkpatrick et al., PNAS 2017), averaged over samples, in eval mode, at the present weights,
+/// over the outputs active in the loss:
+///   F_i = 1/N sum_n E_y [ (d log p(y|x_n) / d th_i)^2 ]
+/// Returns [P]. Networks of linear layers (one row per sample) take about one backward pass per
+/// label in question and batch; all others go sample by sample. `path` tells which. Throws when
+/// there are no samples.
+inline Tensor fisher(Context& context, Dataset const& data, FisherOptions const& options,
+                     PerSamplePath* path = nullptr) {
+  auto probe = probe_of(context, data);
+  probe.path = path;
+  return fisher(probe, data, options);
+}
+
+/// The same without a learner, over all outputs unless `active` says otherwise.
+inline Tensor fisher(Model const& model, Arena const& arena, Dataset const& data,
+                     FisherOptions const& options, Seed seed = {}, ActiveLogits active = {},
+                     PerSamplePath* path = nullptr) {
+  return fisher(
+      {.model = model, .arena = arena, .seed = seed, .active = std::move(active), .path = path},
+      data, options);
 }
 
 }  // namespace v0

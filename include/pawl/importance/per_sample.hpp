@@ -3,71 +3,215 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "../core/context.hpp"
+#include "linear_graph.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// What an importance needs to know of the network it is measured on.
+/// Chooses the outputs that take part (the active ones): logits [n, C'] from logits [n, C], labels
+/// [n] and task ids [n] (host; may be undefined). Outputs that do not take part are narrowed away
+/// or -inf. Must treat rows alike.
+using ActiveLogits =
+    std::function<Tensor(Tensor const& logits, Tensor const& labels, Tensor const& tasks)>;
+
+/// Which way per-sample gradients were computed.
+struct PerSamplePath {
+  bool batched = false;  ///< in batches, by one product per layer; false: one sample at a time
+  std::string obstacle;  ///< why not in batches
+};
+
+/// The network that an importance is measured on.
 struct Probe {
   Model const& model;
   Arena const& arena;
-  Normalise const& normalise;
-  Seed seed;
+  Seed seed = {};
+  std::int64_t experience = 0;    ///< enters the random choices
+  ActiveLogits active = {};       ///< empty: all outputs take part
+  std::int64_t batch_size = 32;   ///< of readings by batch that leave it open
+  std::int64_t chunk = 256;       ///< samples per forward pass where batches are possible
+  bool allow_batched = true;      ///< false: always one sample at a time
+  PerSamplePath* path = nullptr;  ///< where to report the way taken
 
-  /// Logits [n, C'] of the outputs that take part (the active ones), from logits [n, C], labels [n]
-  /// and tasks [n].
-  std::function<Tensor(Tensor const& z, Tensor const& labels, Tensor const& tasks)> active;
-
-  /// Logits of rows, with the graph to the parameters; the module is in the mode it is in.
-  Tensor logits(Rows const& rows) const {
+  /// Logits [n, C'] of rows with their graph, in the mode the module is in.
+  Tensor logits(Dataset const& data, Rows const& rows) const {
     model.route(rows.task);
-    auto const z = model.forward(normalise(rows.stored.to(arena.device()), arena.dtype()));
+    auto const z = model.forward(data.normalise(rows.stored.to(arena.device()), arena.dtype()));
     return active ? active(z, rows.labels, rows.task) : z;
   }
 
-  /// Gradients of a scalar by the parameters, undefined where it does not depend on them.
-  std::vector<Tensor> gradients(Tensor const& value, bool keep = false) const {
-    return torch::autograd::grad({value}, arena.parameters(), {}, keep, false, true);
+  Generator generator(std::string_view name) const { return seed.generator(name, experience); }
+
+  /// Positions [k] of the samples to look at: all, or `count` of them drawn from the seed.
+  Tensor choose(std::int64_t size, std::int64_t count) const {
+    if (count <= 0 || count >= size) return torch::arange(size, torch::kInt64);
+    return torch::tensor(generator("aux.samples").sample(count, size));
   }
 };
 
+/// The network of a learner, over the outputs that are active in its loss. With active = batch
+/// those are the labels of the whole data set, for a single sample has only its own.
 inline Probe probe_of(Context& c, Dataset const& data) {
-  return {c.model, c.arena, data.normalise, c.seed,
-          [&c](Tensor const& z, Tensor const& labels, Tensor const& tasks) {
-            return c.active_logits(z, labels, tasks, z.size(0));
-          }};
+  auto const labels = std::get<0>(at::_unique(data.labels));
+  return {.model = c.model,
+          .arena = c.arena,
+          .seed = c.seed,
+          .experience = c.index,
+          .active =
+              [&c, labels](Tensor const& z, Tensor const&, Tensor const& tasks) {
+                return c.active_logits(z, labels, tasks, z.size(0));
+              },
+          .batch_size = c.training.batch_size};
 }
 
-/// Positions of the samples an importance looks at: all, or `count` of them, fixed by the seed.
-inline Tensor chosen_samples(std::int64_t size, std::int64_t count, Seed seed) {
-  if (count <= 0 || count >= size) return torch::arange(size, torch::kInt64);
-  return torch::tensor(seed.generator("aux.samples").sample(count, size));
-}
+/// Which scalars of each sample to differentiate, as gradients by the logits (cotangents).
+struct Cotangents {
+  std::int64_t count = 1;                  ///< scalars per sample
+  std::function<Tensor(std::int64_t)> at;  ///< [n, C'] of scalar k
+};
 
-/// Calls `visit(rows)` for consecutive batches of the chosen samples, on the side: eval mode,
-/// gradients on, the process-wide generator as found.
-template <class F>
-void visit_samples(Probe const& probe, Dataset const& data, Tensor const& positions,
-                   std::int64_t batch, F&& visit) {
-  ModeScope mode(*probe.model.module, false);
-  NoiseScope noise(probe.seed.generator("model.aux"));
-  torch::AutoGradMode grad(true);
-  for (std::int64_t begin = 0; begin < positions.numel(); begin += batch) {
-    auto const end = std::min(begin + batch, positions.numel());
-    visit(data.read(positions.slice(0, begin, end), probe.arena.device()));
+/// sum_n sum_k f(d l_nk / d th) with f a square or a magnitude.
+struct PerSampleSum {
+  enum class Of { square, magnitude };
+  Of of = Of::square;
+  std::int64_t unit = 1;  ///< rows whose mean counts as one sample; 1 but for the readings by batch
+
+  /// From detached logits [n, C'], their rows, and the number of the first among the chosen
+  /// samples.
+  std::function<Cotangents(Tensor const& logits, Rows const& rows, std::int64_t first)> cotangents;
+
+  Tensor f(Tensor const& t) const { return of == Of::square ? wide(t).square() : wide(t).abs(); }
+
+  /// sum <- sum + f(t), in float at least; an undefined sum is 0.
+  void add(Tensor& sum, Tensor const& t) const {
+    if (!sum.defined()) {
+      sum = f(t);
+    } else if (of == Of::square) {
+      sum.addcmul_(wide(t), wide(t));
+    } else {
+      sum.add_(f(t));
+    }
+  }
+
+  static torch::Dtype wide_type(Tensor const& t) {
+    return t.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  }
+  static Tensor wide(Tensor const& t) { return t.to(wide_type(t)); }
+};
+
+/// Adds one sample's (or one unit's) terms to a sum [P], through gradients by the parameters.
+inline void add_single(Probe const& probe, Dataset const& data, PerSampleSum const& what,
+                       Rows const& rows, std::int64_t number, Tensor const& sum) {
+  auto const z = probe.logits(data, rows);
+  if (!z.requires_grad()) return;
+  auto const terms = what.cotangents(z.detach(), rows, number);
+  for (std::int64_t k = 0; k < terms.count; ++k) {
+    auto const gradients = torch::autograd::grad({z}, probe.arena.parameters(), {terms.at(k)},
+                                                 k + 1 < terms.count, false, true);
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      if (!gradients[i].defined()) continue;
+      auto place = probe.arena.parameter_view(sum, i);
+      what.add(place, gradients[i].detach());
+    }
   }
 }
 
-/// Adds f(gradient) of every parameter to a flat sum [P].
-template <class F>
-void add_each(Arena const& arena, std::vector<Tensor> const& gradients, Tensor const& sum, F&& f) {
+/// Adds the terms of all rows at once, if the graph allows: with g_n the gradient at the output of
+/// a linear layer and a_n its input, f(d l_n / dW) = f(g_n) f(a_n)^T, so a sum over samples is one
+/// product. Returns the obstacle.
+inline std::string add_batched(Probe const& probe, Dataset const& data, PerSampleSum const& what,
+                               Rows const& rows, std::int64_t first, Tensor const& sum) {
+  auto const z = probe.logits(data, rows);
+  if (z.dim() != 2) return "the logits are not [N, C]";
+  auto const graph = LinearGraphReader(z, probe.arena.parameters()).take();
+  if (!graph.obstacle.empty() || graph.uses.empty()) return graph.obstacle;
+  torch::autograd::edge_list outputs;
+  for (auto const& use : graph.uses) outputs.push_back(use.output);
+  std::vector<Tensor> spread(outputs.size());  // sum_k f(g_nk) [n, out] of each layer
+  auto const terms = what.cotangents(z.detach(), rows, first);
+  for (std::int64_t k = 0; k < terms.count; ++k) {
+    auto const gradients = torch::autograd::Engine::get_default_engine().execute(
+        {torch::autograd::impl::gradient_edge(z)}, {terms.at(k)}, k + 1 < terms.count, false, false,
+        outputs);
+    for (std::size_t l = 0; l < outputs.size(); ++l) {
+      if (!gradients[l].defined()) continue;
+      what.add(spread[l], gradients[l].detach());
+    }
+  }
   torch::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < gradients.size(); ++i) {
-    if (gradients[i].defined()) arena.parameter_view(sum, i).add_(f(gradients[i]));
+  for (std::size_t l = 0; l < outputs.size(); ++l) {
+    auto const& use = graph.uses[l];
+    if (!spread[l].defined()) continue;
+    if (use.weight >= 0) {
+      auto const a = what.f(use.input);
+      auto const product = use.transposed ? spread[l].t().mm(a) : a.t().mm(spread[l]);
+      probe.arena.parameter_view(sum, static_cast<std::size_t>(use.weight)).add_(product);
+    }
+    if (use.bias >= 0) {
+      probe.arena.parameter_view(sum, static_cast<std::size_t>(use.bias)).add_(spread[l].sum(0));
+    }
   }
+  return "";
+}
+
+/// Samples that influence each other in the forward pass leave no trace in the graph: compares a
+/// few of them with the loop.
+inline std::string compare_ways(Probe const& probe, Dataset const& data, PerSampleSum const& what,
+                                Rows const& rows, std::int64_t first) {
+  auto const few = rows.slice(0, std::min<std::int64_t>(3, rows.size()));
+  auto const& weights = probe.arena.weights();
+  auto const batched = torch::zeros_like(weights, PerSampleSum::wide_type(weights));
+  auto const looped = batched.clone();
+  auto obstacle = add_batched(probe, data, what, few, first, batched);
+  if (!obstacle.empty()) return obstacle;
+  for (std::int64_t i = 0; i < few.size(); ++i) {
+    add_single(probe, data, what, few.slice(i, i + 1), first + i, looped);
+  }
+  auto const tolerance = weights.element_size() < 4 ? 5e-2 : 1e-3;
+  auto const close = (batched - looped).norm().template item<double>() <=
+                     tolerance * looped.norm().template item<double>();
+  return close ? "" : "samples influence each other in the forward pass";
+}
+
+/// sum [P] float64 over the samples at `positions` [k] of a data set. On the side: eval mode;
+/// buffers, `.grad`, training flags and generators stay as found.
+inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor const& positions,
+                             PerSampleSum const& what) {
+  auto& module = *probe.model.module;
+  ModeScope mode(module, false);
+  BufferScope buffers(module);
+  NoiseScope noise(probe.generator("model.aux"));
+  torch::AutoGradMode grad(true);
+  auto const& weights = probe.arena.weights();
+  auto sum = torch::zeros_like(weights, torch::kFloat64);
+  auto part = torch::zeros_like(weights, PerSampleSum::wide_type(weights));  // of one chunk
+  PerSamplePath path;
+  if (!probe.allow_batched) path.obstacle = "one sample at a time was asked for";
+  if (what.unit > 1) path.obstacle = "gradients of batch means were asked for";
+  auto const n = positions.numel(), chunk = what.unit > 1 ? what.unit : probe.chunk;
+  for (std::int64_t begin = 0; begin < n; begin += chunk) {
+    auto const rows =
+        data.read(positions.slice(0, begin, std::min(begin + chunk, n)), probe.arena.device());
+    if (begin == 0 && path.obstacle.empty()) {
+      path.obstacle = compare_ways(probe, data, what, rows, begin);
+    }
+    if (path.obstacle.empty()) path.obstacle = add_batched(probe, data, what, rows, begin, part);
+    if (!path.obstacle.empty()) {  // then nothing was added
+      for (std::int64_t i = 0; i < rows.size(); i += what.unit) {
+        auto const unit = rows.slice(i, std::min(i + what.unit, rows.size()));
+        add_single(probe, data, what, unit, begin + i, part);
+      }
+    }
+    sum.add_(part);
+    part.zero_();
+  }
+  path.batched = path.obstacle.empty();
+  if (probe.path) *probe.path = path;
+  return sum;
 }
 
 }  // namespace v0

@@ -1,58 +1,75 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "per_sample.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Memory aware synapses: how strongly the squared norm of the output reacts to each weight
-/// (Aljundi et al., ECCV 2018). Needs no labels.
-///   Omega_i = 1/N sum_n | d ||z(x_n)||_2^2 / d th_i |
+/// How the sensitivity is estimated.
 struct SensitivityOptions {
   enum class Reading {
     per_sample,  ///< the paper's
-    batch        ///< |.| of batch-mean gradients, in which signs cancel: for conformance only
+    batch        ///< magnitude of batch-mean gradients, in which signs cancel: for conformance only
   };
   Reading reading = Reading::per_sample;
   bool mean_outputs = false;
   std::int64_t samples = 0;
-  std::int64_t batch_size = 32;
+  std::int64_t batch_size = 0;
 
   void describe(Options& o) {
-    o("reading", reading, {"per_sample", "batch"}, "absolute value per sample, or of batch means");
+    o("reading", reading, {"per_sample", "batch"}, "magnitude per sample, or of batch means");
     o("mean_outputs", mean_outputs, "mean instead of sum of the squared outputs");
-    o("samples", samples, at_least(0), "samples of the importance, fixed by the seed; 0: all");
-    o("importance_batch_size", batch_size, at_least(1),
-      "rows per mean gradient, of reading = batch");
+    o("samples", samples, at_least(0), "samples of the importance, drawn from the seed; 0: all");
+    o("importance_batch", batch_size, at_least(0),
+      "rows per mean gradient, of reading = batch; 0: the batch size of training");
   }
 };
 
-/// The sensitivity of a network on a data set, [P] in the arena's dtype.
+/// The sensitivity of a probed network on a data set, [P] in the type of the parameters.
 inline Tensor sensitivity(Probe const& probe, Dataset const& data,
                           SensitivityOptions const& options) {
-  auto const positions = chosen_samples(data.size(), options.samples, probe.seed);
-  auto const by_batch = options.reading == SensitivityOptions::Reading::batch;
-  auto sum = torch::zeros_like(probe.arena.weights());
-  std::int64_t count = 0;
-  visit_samples(probe, data, positions, by_batch ? options.batch_size : 1, [&](Rows const& rows) {
-    auto const z = probe.logits(rows);
-    auto const open =
-        torch::where(z.isinf(), torch::zeros_like(z), z);  // inactive outputs are -inf
-    auto norm = open.square().sum() / static_cast<double>(rows.size());
-    if (options.mean_outputs) norm = norm / static_cast<double>(z.size(1));
-    add_each(probe.arena, probe.gradients(norm), sum, [](Tensor const& g) { return g.abs(); });
-    ++count;
-  });
-  require(count > 0, "sensitivity: the data set has no samples");
-  return sum.div_(static_cast<double>(count));
+  auto const positions = probe.choose(data.size(), options.samples);
+  auto const batch = options.batch_size > 0 ? options.batch_size : probe.batch_size;
+  auto const unit = options.reading == SensitivityOptions::Reading::batch ? batch : 1;
+  auto const count = (positions.numel() + unit - 1) / unit;
+  require(count > 0, "sensitivity: the data set has no rows; give the experience some");
+  auto const sum = per_sample_sum(
+      probe, data, positions,
+      {.of = PerSampleSum::Of::magnitude,
+       .unit = unit,
+       .cotangents = [&](Tensor const& z, Rows const& rows, std::int64_t) -> Cotangents {
+         auto const hidden = z.isneginf();  // outputs that take no part
+         auto cotangent = z.masked_fill(hidden, 0) * 2;
+         if (options.mean_outputs) cotangent = cotangent / hidden.logical_not().sum(1, true);
+         if (unit > 1) cotangent = cotangent / static_cast<double>(rows.size());
+         return {1, [cotangent](std::int64_t) { return cotangent; }};
+       }});
+  return (sum / static_cast<double>(count)).to(probe.arena.dtype());
 }
 
-/// The same of a learner in training, at its present weights, over the outputs that are active in
-/// its loss.
-inline Tensor sensitivity(Context& c, Dataset const& data, SensitivityOptions const& options) {
-  return sensitivity(probe_of(c, data), data, options);
+/// How strongly the squared norm of a learner's outputs reacts to each weight: memory aware
+/// synapses (Aljundi et al., ECCV 2018), averaged over samples, in eval mode, at the present
+/// weights, over the outputs active in the loss:
+///   Omega_i = 1/N sum_n | d ||z(x_n)||_2^2 / d th_i |
+/// Needs no labels. Returns [P]. Batched where the network allows, as in `fisher`. Throws when
+/// there are no samples.
+inline Tensor sensitivity(Context& context, Dataset const& data, SensitivityOptions const& options,
+                          PerSamplePath* path = nullptr) {
+  auto probe = probe_of(context, data);
+  probe.path = path;
+  return sensitivity(probe, data, options);
+}
+
+/// The same without a learner, over all outputs unless `active` says otherwise.
+inline Tensor sensitivity(Model const& model, Arena const& arena, Dataset const& data,
+                          SensitivityOptions const& options, Seed seed = {},
+                          ActiveLogits active = {}, PerSamplePath* path = nullptr) {
+  return sensitivity(
+      {.model = model, .arena = arena, .seed = seed, .active = std::move(active), .path = path},
+      data, options);
 }
 
 }  // namespace v0

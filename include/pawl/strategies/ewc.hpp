@@ -1,17 +1,20 @@
 #pragma once
 
-#include <cstdint>
-
 #include "../importance/fisher.hpp"
 #include "quadratic_anchor.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Elastic weight consolidation: keep the weights that earlier predictions depend on, measured by
-/// the diagonal Fisher F (Kirkpatrick et al., PNAS 2017; online form: Schwarz et al., ICML 2018).
-///   separate:  (s/2) sum_{k<e} sum_i F^k_i (th_i - th^k_i)^2
-///   online:    Fo <- decay Fo + F_e;   (s/2) sum_i Fo_i (th_i - th*_i)^2,  th* the newest weights
+/// Elastic weight consolidation: keeps the weights that earlier predictions depend on, measured by
+/// the diagonal Fisher information F (Kirkpatrick et al., PNAS 2017; online form: Schwarz et al.,
+/// ICML 2018).
+///   separate:  penalty = (s/2) sum_{k<e} sum_i F^k_i (th_i - th^k_i)^2
+///   online:    Fo <- decay Fo + F_e;   penalty = (s/2) sum_i Fo_i (th_i - th*_i)^2,   th* the
+///   newest weights
+/// A strength means something only together with the labels of the Fisher; here F is a mean over
+/// samples and the penalty has its 1/2: a code without the 1/2 writes s/2, one that sums F over N
+/// samples writes s/N.
 struct Ewc {
   enum class Mode { online, separate };
 
@@ -19,8 +22,8 @@ struct Ewc {
   Mode mode = Mode::online;
   double decay = 1;
   bool decay_penalty = false;
-  FisherOptions fisher_options = {};
-  QuadraticAnchor anchor = {};
+  FisherOptions fisher{};
+  QuadraticAnchor anchor{};  ///< options and state of the pull
 
   static constexpr char const* name = "ewc";
   static constexpr char const* about =
@@ -28,25 +31,24 @@ struct Ewc {
       "2018)";
 
   void describe(Options& o) {
-    o("strength", strength, at_least(0), "weight of the penalty, with 1/2 written; 0 is naive");
+    o("strength", strength, at_least(0), "s, the pull to earlier weights; 0 is naive training");
     o("mode", mode, {"online", "separate"},
-      "one running Fisher and the newest anchor, or one of each per experience");
-    o("decay", decay, between(0, 1), "of the running Fisher, when an experience is added (online)");
+      "one running Fisher at the newest weights, or every experience's Fisher at its own weights");
+    o("decay", decay, between(0, 1), "of the running Fisher when an experience ends (online)");
     o("decay_penalty", decay_penalty,
-      "apply the decay also where the penalty is evaluated (Progress & Compress)");
-    fisher_options.describe(o);
+      "apply the decay also when the penalty is evaluated, as Progress & Compress writes it");
+    fisher.describe(o);
     anchor.describe(o);
   }
 
-  void edit_gradient(Context& c) { anchor.edit_gradient(c, pull()); }
-  Tensor penalty_value(Context& c) { return anchor.penalty_value(c, pull()); }
+  void edit_gradient(Context& c) { anchor.pull(c, pull()); }
+  Tensor penalty_value(Context& c) { return anchor.value(c, pull()); }
 
   void end(Context& c, Experience const& experience) {
-    if (strength == 0) return;
-    auto const f = fisher(c, experience.train, fisher_options);
-    if (mode == Mode::separate) return anchor.add(c, f, name, strength);
-    auto const running = anchor.importance;
-    anchor.set(c, running.defined() ? running * decay + f : f, name, strength);
+    auto const f = pawl::fisher(c, experience.train, fisher);
+    if (mode == Mode::separate) return anchor.add(c, f, name);
+    auto const& running = anchor.importance;
+    anchor.move(c, running.defined() ? decay * running + f : f, name);
   }
 
   void state(Archive& a) { a.part("anchor", anchor); }

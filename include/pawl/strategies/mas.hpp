@@ -8,45 +8,42 @@
 namespace pawl {
 inline namespace v0 {
 
-/// Memory aware synapses: label-free importance from the sensitivity of the output norm (Aljundi et
-/// al., ECCV 2018).
-///   Omega <- Omega + Omega_e   (or their running mean, or an exponential mean);   penalty (s/2)
-///   sum Omega (th - th*)^2
+/// Memory aware synapses: keeps the weights that the output norm is sensitive to; needs no labels
+/// (Aljundi et al., ECCV 2018).
+///   Omega_e = 1/N sum_n |d ||z(x_n)||^2 / dth|;   Omega <- Omega + Omega_e;   penalty = (s/2) sum
+///   Omega (th - th*)^2
 struct Mas {
-  enum class Accumulate { sum, mean, ema };
+  enum class Accumulate {
+    sum,   ///< Omega + Omega_e
+    mean,  ///< over experiences
+    ema    ///< decay Omega + (1 - decay) Omega_e, from the first experience's on
+  };
 
   double strength = 2;
   Accumulate accumulate = Accumulate::sum;
-  double keep = 0.5;
-  SensitivityOptions sensitivity_options = {};
-  QuadraticAnchor anchor = {};
+  double decay = 0.5;
+  SensitivityOptions sensitivity{};
+  QuadraticAnchor anchor{};  ///< options and state of the pull
 
   static constexpr char const* name = "mas";
   static constexpr char const* about = "memory aware synapses (Aljundi et al., ECCV 2018)";
 
   void describe(Options& o) {
-    o("strength", strength, at_least(0),
-      "weight of the penalty, with 1/2 written (twice the paper's lambda); 0 is naive");
+    o("strength", strength, at_least(0), "s, twice the paper's lambda; 0 is naive training");
     o("accumulate", accumulate, {"sum", "mean", "ema"}, "how importances of experiences add up");
-    o("keep", keep, between(0, 1), "of accumulate = ema: share of the old importance");
-    sensitivity_options.describe(o);
+    o("decay", decay, between(0, 1), "share of the old importance, of accumulate = ema");
+    sensitivity.describe(o);
     anchor.describe(o);
   }
 
-  void edit_gradient(Context& c) { anchor.edit_gradient(c, strength); }
-  Tensor penalty_value(Context& c) { return anchor.penalty_value(c, strength); }
+  void edit_gradient(Context& c) { anchor.pull(c, strength); }
+  Tensor penalty_value(Context& c) { return anchor.value(c, strength); }
 
   void end(Context& c, Experience const& experience) {
-    if (strength == 0) return;
-    auto omega = sensitivity(c, experience.train, sensitivity_options);
-    if (auto const old = anchor.importance; old.defined()) {
-      auto const e = static_cast<double>(experiences);
-      omega = accumulate == Accumulate::sum    ? old + omega
-              : accumulate == Accumulate::mean ? (old * e + omega) / (e + 1)
-                                               : old * keep + omega * (1 - keep);
-    }
+    auto omega = pawl::sensitivity(c, experience.train, sensitivity);
+    if (anchor.importance.defined()) omega = accumulated(anchor.importance, omega);
     ++experiences;
-    anchor.set(c, omega, name, strength);
+    anchor.move(c, omega, name);
   }
 
   void state(Archive& a) {
@@ -55,7 +52,20 @@ struct Mas {
   }
 
   // State: written by the hooks.
-  std::int64_t experiences = 0;  ///< finished
+  std::int64_t experiences = 0;  ///< that have ended
+
+ private:
+  Tensor accumulated(Tensor const& old, Tensor const& omega) const {
+    auto const e = static_cast<double>(experiences);
+    switch (accumulate) {
+      case Accumulate::mean:
+        return (e * old + omega) / (e + 1);
+      case Accumulate::ema:
+        return decay * old + (1 - decay) * omega;
+      default:
+        return old + omega;
+    }
+  }
 };
 
 }  // namespace v0

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdint>
 #include <string>
 
 #include "../core/context.hpp"
@@ -8,12 +7,29 @@
 namespace pawl {
 inline namespace v0 {
 
-/// What EWC, SI and MAS share: a quadratic pull towards earlier weights.
-///   penalty = (s/2) sum_i Omega_i (th_i - th*_i)^2;      gradient: s Omega_i (th_i - th*_i), added
-///   in closed form
-/// Several anchors add up: with A = sum Omega, B = sum Omega th* and C = sum Omega th*^2 the
-/// penalty is (s/2) sum (A th^2 - 2 B th + C), so the state does not grow with the number of
-/// experiences.
+/// Sets a flat tensor [P] to 0 where parameters of the modules that `chosen(name, module)` picks
+/// lie.
+template <class F>
+void zero_modules(Context const& c, Tensor const& flat, F&& chosen) {
+  for (auto const& item : c.model.module->named_modules("", false)) {
+    if (!chosen(*item.value())) continue;
+    auto const prefix = item.key().empty() ? "" : item.key() + ".";
+    for (auto const& span : c.arena.layout()) {
+      if (span.name.compare(0, prefix.size(), prefix) == 0) {
+        flat.narrow(0, span.offset, span.size).zero_();
+      }
+    }
+  }
+}
+
+/// What EWC, MAS and SI share: a quadratic pull of every weight to where it was.
+///   penalty = (s/2) sum_i Omega_i (th_i - th*_i)^2;   gradient: s Omega_i (th_i - th*_i), added in
+///   closed form
+/// Several pulls are one: beside Omega at th*, a further F at th' makes
+///   (Omega + F) at th* + F/(Omega + F) (th' - th*),   plus the constant 1/2 sum Omega F/(Omega +
+///   F) (th' - th*)^2,
+/// so the state has one size however many experiences there were. Without an anchor nothing is
+/// touched.
 struct QuadraticAnchor {
   bool clip_step = false;
   bool include_norm = true;
@@ -21,107 +37,97 @@ struct QuadraticAnchor {
 
   void describe(Options& o) {
     o("clip_step", clip_step,
-      "cap importances at 1 / (lr strength), beyond which a step overshoots the anchor");
-    o("include_norm", include_norm, "anchor the scale and shift of normalisation layers");
-    o("include_head", include_head, "anchor the last layer");
+      "cap importances at 1 / (lr strength), where a step of SGD reaches the anchor");
+    o("include_norm", include_norm, "anchor scales and shifts of normalisation layers");
+    o("include_head", include_head,
+      "anchor heads, or the last linear layer where there is no pawl::Head");
   }
 
-  bool active(double strength) const { return strength > 0 && importance.defined(); }
-
-  void edit_gradient(Context& c, double strength) const {
-    if (!active(strength)) return;
-    auto const& g = c.gradient();
-    if (!separate.defined()) {
-      g.addcmul_(capped(c, strength), c.weights() - anchor, strength);
-    } else {
-      g.addcmul_(importance, c.weights(), strength).sub_(separate, strength);
-    }
+  /// Adds the gradient of the penalty to that of the step.
+  void pull(Context& c, double strength) {
+    if (strength == 0 || !importance.defined()) return;
+    warn(c, strength);
+    c.gradient().addcmul_(clipped(c, strength), c.weights() - weights, strength);
   }
 
-  Tensor penalty_value(Context& c, double strength) const {
-    if (!active(strength)) return {};
-    auto const& th = c.weights();
-    if (!separate.defined()) {
-      return (capped(c, strength) * (th - anchor).square()).sum() * (strength / 2);
-    }
-    return (importance * th.square() - 2 * separate * th + squares).sum() * (strength / 2);
+  /// The penalty [] at the present weights.
+  Tensor value(Context const& c, double strength) const {
+    if (strength == 0 || !importance.defined()) return torch::zeros({}, c.weights().options());
+    auto const squares = clipped(c, strength) * (c.weights() - weights).square();
+    return strength * (squares.sum() / 2 + constant);
   }
 
-  /// One anchor: the newest weights, with this importance [P] for all of the past.
-  void set(Context& c, Tensor const& omega, std::string const& owner, double strength) {
-    importance = checked(c, omega, owner, strength);
-    anchor = c.weights().clone();
+  /// From now on, pulls to the present weights alone, with this importance [P]. `owner` is named in
+  /// messages.
+  void move(Context const& c, Tensor const& omega, std::string const& owner) {
+    importance = checked(c, omega, owner);
+    weights = c.weights().clone();
+    constant = 0;
+    measure();
   }
 
-  /// One more anchor beside the earlier ones.
-  void add(Context& c, Tensor const& omega, std::string const& owner, double strength) {
-    auto const f = checked(c, omega, owner, strength);
-    auto const& th = c.weights();
-    if (!separate.defined()) {
-      importance = torch::zeros_like(f);
-      separate = torch::zeros_like(f);
-      squares = torch::zeros_like(f);
-    }
-    importance = importance + f;
-    separate = separate + f * th;
-    squares = squares + f * th.square();
+  /// From now on, pulls to the present weights too, with this importance [P].
+  void add(Context const& c, Tensor const& omega, std::string const& owner) {
+    if (!importance.defined()) return move(c, omega, owner);
+    auto const f = checked(c, omega, owner);
+    auto const total = importance + f;
+    auto const share = torch::where(total > 0, f / total, torch::zeros_like(total));
+    auto const way = c.weights() - weights;
+    constant += (importance * share * way.square()).sum(torch::kFloat64).item<double>() / 2;
+    weights = weights.addcmul(share, way);
+    importance = total;
+    measure();
   }
 
   void state(Archive& a) {
     a.flat("importance", importance);
-    a.flat("anchor", anchor, Archive::Fill::weights);
-    a.flat("separate", separate);
-    a.flat("squares", squares);
+    a.flat("weights", weights, Archive::Fill::weights);
+    a("constant", constant);
+    a("largest", largest);
   }
 
-  // State: written by `set` and `add`.
-  Tensor importance;  ///< [P] Omega, or its sum over anchors
-  Tensor anchor;      ///< [P] th*, with one anchor
-  Tensor separate;    ///< [P] sum of Omega th*, with several
-  Tensor squares;     ///< [P] sum of Omega th*^2, with several
+  // State: written by `move`, `add` and `pull`.
+  Tensor importance{};      ///< [P] Omega; undefined: no anchor yet
+  Tensor weights{};         ///< [P] th*
+  double constant = 0;      ///< what several pulls add to the penalty, without strength
+  double largest = 0;       ///< max Omega
+  bool overshoots = false;  ///< lr s max(Omega) >= 1 was seen, and warned of
 
  private:
-  Tensor capped(Context const& c, double strength) const {
-    return clip_step ? importance.clamp_max(1 / (c.learning_rate * strength)) : importance;
+  Tensor clipped(Context const& c, double strength) const {
+    auto const cap = 1 / (c.learning_rate * strength);
+    return clip_step && largest > cap ? importance.clamp_max(cap) : importance;
   }
 
-  /// Importance 0 where a parameter is not to be anchored; an error where it is not finite.
-  Tensor checked(Context& c, Tensor const& omega, std::string const& owner, double strength) const {
-    require(omega.isfinite().all().item<bool>(), owner, ": an importance after experience ",
-            c.index, " is not finite; the model diverged or its loss has infinite slope");
-    auto result = omega.clone();
-    for (auto const& module : c.model.module->named_modules("", false)) {
-      auto const kind = module.value()->name();
-      auto const norm = kind.find("Norm") != std::string::npos;
-      if ((norm && !include_norm) || (!include_head && is_head(c, *module.value()))) {
-        silence(c, module.key() + ".", result);
-      }
+  void measure() { largest = importance.max().item<double>(); }
+
+  /// Importance 0 for what is not to be anchored; an error where it is not finite.
+  Tensor checked(Context const& c, Tensor const& omega, std::string const& owner) const {
+    require(omega.isfinite().all().item<bool>(), owner, ": the importance after experience ",
+            c.index,
+            " is not finite; lower the learning rate or the strength, and look for outliers in the "
+            "data");
+    auto const result = omega.detach().clone();
+    nn::Module const* last = nullptr;
+    for (auto const& part : c.model.module->modules()) {
+      if (part->as<nn::LinearImpl>()) last = part.get();
     }
-    auto const steepest = c.learning_rate * strength * result.max().item<double>();
-    if (steepest >= 1 && !clip_step) {
-      TORCH_WARN_ONCE("pawl: ", owner, ": lr * strength * largest importance is ", steepest,
-                      " after experience ", c.index,
-                      "; at 2 the pull towards the anchor diverges: lower one, or set clip_step");
-    }
+    zero_modules(c, result, [&](nn::Module const& part) {
+      auto const norm = part.name().find("Norm") != std::string::npos;
+      auto const head =
+          c.model.heads.empty() ? &part == last : dynamic_cast<Head const*>(&part) != nullptr;
+      return (norm && !include_norm) || (head && !include_head);
+    });
     return result;
   }
 
-  /// A `Head`, or, in a module without one, its last linear layer.
-  static bool is_head(Context const& c, nn::Module const& module) {
-    if (!c.model.heads.empty()) return dynamic_cast<Head const*>(&module) != nullptr;
-    nn::Module const* last = nullptr;
-    for (auto const& part : c.model.module->modules(false)) {
-      if (part->as<nn::Linear>() != nullptr) last = part.get();
-    }
-    return last == &module;
-  }
-
-  static void silence(Context const& c, std::string const& prefix, Tensor& importance) {
-    for (auto const& span : c.arena.layout()) {
-      if (span.name.compare(0, prefix.size(), prefix) == 0) {
-        importance.narrow(0, span.offset, span.size).zero_();
-      }
-    }
+  /// Under SGD the pull alone overshoots where lr s Omega > 1, and diverges where it is 2 or more.
+  void warn(Context const& c, double strength) {
+    if (clip_step || overshoots || c.learning_rate * strength * largest < 1) return;
+    overshoots = true;
+    TORCH_WARN("pawl: lr * strength * the largest importance is ",
+               c.learning_rate * strength * largest, " in experience ", c.index,
+               "; under SGD the penalty alone diverges at 2: lower the strength or set clip_step");
   }
 };
 
