@@ -3,27 +3,28 @@
 #include <cstdint>
 #include <vector>
 
-#include "../core/context.hpp"
 #include "../memory/catalogue.hpp"
-#include "../memory/draw.hpp"
-#include "../memory/tasks.hpp"
+#include "../memory/rehearsal.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Averaged gradient episodic memory: never step uphill on the average loss of the memory (Chaudhry
+/// Averaged gradient episodic memory: never steps uphill on the average loss of the past (Chaudhry
 /// et al., ICLR 2019).
-///   r = gradient of the mean CE over rows of past experiences
+///   r = gradient of the mean CE over memory rows of past experiences
 ///   g <- g - min(g.r, 0) / max(r.r, eps) r
 /// Memory rows are not trained on. The memory is written during an experience and read in later
-/// ones.
+/// ones; without rows of the past the gradient is not touched. With a head per task, the heads of
+/// the drawn rows take part in the step: an optimizer with momentum moves them even where k = 0.
+///
+/// State: the memory. Cost: one more forward and backward pass, over `batch` rows.
 struct AGem {
   enum class Reference { eval, train };
 
-  AnyMemory memory = Ring{.by = GroupBy::task_and_class, .per_group = 25};
-  std::int64_t batch = 256;
-  Reference reference_mode = Reference::eval;
-  double eps = 1e-12;
+  AnyMemory memory = Ring{.by = GroupBy::task_and_class, .per_group = 25};  ///< keeps the past
+  std::int64_t batch = 256;  ///< rows of the reference gradient, >= 1; all while there are fewer
+  Reference reference_mode = Reference::eval;  ///< mode of the module in the reference pass
+  double eps = 1e-12;                          ///< least r.r, > 0
 
   static constexpr char const* name = "a_gem";
   static constexpr char const* about =
@@ -38,25 +39,36 @@ struct AGem {
   }
 
   void edit_gradient(Context& c) {
-    if (memory.empty()) return;
-    Sampler sampler;
-    auto const rows =
-        sampler(memory, batch, c.generator("draw.a_gem"), other_tasks(memory_task(c)));
+    auto const rows = draw_past(c);
     if (rows.size() == 0) return;
     std::vector<bool> used;
-    auto const r =
-        c.gradient_on(without_own_tasks(c, rows), reference_mode == Reference::train, &used);
-    auto const& g = c.gradient();
-    auto const k = g.dot(r).clamp_max(0) / r.dot(r).clamp_min(eps);
-    g.sub_(r * k);
+    auto const r = c.gradient_on(rows, reference_mode == Reference::train, &used);
+    project(c.gradient(), r);
     c.arena.activate(used);
   }
 
   void after_step(Context& c) {
-    if (c.pass == 0) memory.insert(with_tasks(c, c.fresh), c.run_generator("memory.a_gem"));
+    if (last_pass(c)) remember(c, memory, c.fresh, "memory.a_gem");
   }
 
   void state(Archive& a) { a.part("memory", memory); }
+
+  /// g <- g - k r in place, on the device alone; g, r [P].
+  void project(Tensor const& g, Tensor const& r) const {
+    auto const k = g.dot(r).clamp_max(0) / r.dot(r).clamp_min(eps);
+    g.sub_(r * k);
+  }
+
+ private:
+  Rows draw_past(Context& c) {
+    if (memory.empty()) return {};
+    auto const generator = c.generator("draw.a_gem");
+    if (memory.slots() == nullptr) {  // a memory that answers its draws in its own way
+      return replayed(c, only_past(c, memory.draw(batch, generator)));
+    }
+    Sampler sampler;
+    return replayed(c, sampler(memory, batch, generator, other_tasks(memory_task(c))));
+  }
 };
 
 }  // namespace v0

@@ -1,33 +1,32 @@
 #pragma once
 
-#include <algorithm>
+#include <cmath>
 #include <cstdint>
-#include <vector>
 
-#include "../core/context.hpp"
 #include "../memory/catalogue.hpp"
-#include "../memory/draw.hpp"
-#include "../memory/tasks.hpp"
+#include "../memory/rehearsal.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Asymmetric cross-entropy: stop batches of new classes from pushing old logits down (Caccia et
-/// al., ICLR 2022).
+/// Replay with an asymmetric cross-entropy: stops batches of new classes from pushing the logits of
+/// old ones down (Caccia et al., ICLR 2022).
 ///   L = mean_fresh CE over allowed classes + mean_replayed CE over seen classes
-/// allowed = classes in the fresh batch, and (`keep_unseen`) classes never seen so far. Other
-/// logits count as -1e9.
+/// allowed = classes in the step's fresh batch and, with keep_unseen, those never seen so far. All
+/// other logits count as -1e9, so their gradient is 0. `Training::active` does not apply, and heads
+/// per task are not masked. Rows of other strategies count like replayed ones, with their weights.
 struct ErAce {
   enum class Seen { met, announced };
   enum class Over { seen, all };
 
-  AnyMemory memory = Reservoir{};
-  std::int64_t batch = 0;
-  bool keep_unseen = true;
-  Seen seen = Seen::met;
-  Over replay_over = Over::seen;
-  bool from_second = false;
-  bool halve = false;
+  AnyMemory memory = Reservoir{};    ///< what keeps rows of the past
+  std::int64_t batch = 0;            ///< replayed rows per step, >= 0; 0: as many as fresh ones
+  bool keep_unseen = true;           ///< classes never seen compete in the loss of fresh rows
+  Seen seen = Seen::met;             ///< once in a batch, or once announced by an experience
+  Over replay_over = Over::seen;     ///< classes that compete for replayed rows
+  bool from_second = false;          ///< plain CE, no replay in the first experience (task-aware)
+  bool halve = false;                ///< halve the sum of the two means
+  Forward forward = Forward::joint;  ///< joint | separate (as published)
 
   static constexpr char const* name = "er_ace";
   static constexpr char const* about =
@@ -42,53 +41,61 @@ struct ErAce {
     o("replay_over", replay_over, {"seen", "all"}, "classes that compete for replayed rows");
     o("from_second", from_second, "plain cross-entropy and no replay in the first experience");
     o("halve", halve, "halve the sum of the two means");
+    o("forward", forward, {"joint", "separate"},
+      "replayed rows in the forward pass of the fresh ones, or in one of their own");
   }
 
   Batch extend(Context& c, Batch b) {
-    if (c.shard == 0) drawn = draw(c);
-    if (drawn.size() == 0) return b;
-    auto const slice = c.slice(drawn.size());
-    b.append(this, drawn.slice(slice.begin, slice.end), drawn.size());
+    if (c.shard == 0) drawn = plain(c) ? Rows{} : draw_rows(c, memory, batch, "draw.er_ace");
+    if (forward == Forward::joint) append_share(c, b, this, drawn);
     return b;
   }
 
   Tensor loss(Context& c) {
-    if (from_second && c.index == 0) return c.weighted_cross_entropy();
+    if (plain(c)) return c.weighted_cross_entropy();
     auto const count = c.logits.size(1);
     auto const known = column_mask(seen == Seen::met ? c.met : c.seen, count);
     auto allowed = torch::zeros({count}, torch::kBool);
     allowed.index_fill_(0, c.fresh.labels, true);
     if (keep_unseen) allowed.logical_or_(known.logical_not());
-    auto value = share(c, c.batch.parts.front(), allowed);
-    if (auto const* part = c.batch.part(this)) {
-      auto const open = replay_over == Over::seen ? known : torch::ones_like(known);
-      value = value + share(c, *part, open);
+    auto const open = replay_over == Over::seen ? known : torch::ones_like(known);
+    auto value = torch::zeros({}, c.logits.options());
+    for (auto const& part : c.batch.parts) {
+      auto const z = c.logits.narrow(0, part.begin, part.size);
+      auto const weight =
+          std::isnan(part.weight) ? 1.0 / static_cast<double>(part.step_size) : part.weight;
+      if (weight == 0) continue;
+      value = value + sum(c, z, part.rows.y, part.owner == nullptr ? allowed : open) * weight;
     }
-    return halve ? value / 2 : value;
+    if (forward == Forward::separate) value = value + replayed_apart(c, open);
+    return halve && drawn.size() > 0 ? value / 2 : value;
   }
 
   void after_step(Context& c) {
-    if (c.pass == 0) memory.insert(with_tasks(c, c.fresh), c.run_generator("memory.er_ace"));
+    if (last_pass(c)) remember(c, memory, c.fresh, "memory.er_ace");
   }
 
   void state(Archive& a) { a.part("memory", memory); }
 
   // State: written by the hooks.
-  Rows drawn;  ///< of the present step
+  Rows drawn{};  ///< for the present step
 
  private:
-  Rows draw(Context& c) {
-    if (memory.empty() || (from_second && c.index == 0)) return {};
-    auto const n = batch > 0 ? batch : c.fresh.size();
-    return without_own_tasks(c, memory.draw(n, c.generator("draw.er_ace")));
+  bool plain(Context const& c) const { return from_second && c.old_classes.empty(); }
+
+  /// Sum over rows of the CE over the open columns.
+  static Tensor sum(Context const& c, Tensor const& z, Tensor const& y, Tensor const& open) {
+    auto const masked =
+        c.model.per_task() ? z : z.masked_fill(open.logical_not().to(z.device()), -1e9);
+    return at::cross_entropy_loss(masked, y, {}, at::Reduction::Sum);
   }
 
-  /// What the rows of a part in this shard add to their mean over the step.
-  static Tensor share(Context const& c, Part const& part, Tensor const& open) {
-    auto z = c.logits.narrow(0, part.begin, part.size);
-    if (!c.model.per_task()) z = z.masked_fill(open.logical_not().to(z.device()), -1e9);
-    return at::cross_entropy_loss(z, part.rows.y, {}, at::Reduction::Sum) /
-           static_cast<double>(part.step_size);
+  Tensor replayed_apart(Context& c, Tensor const& open) const {
+    auto const slice = c.slice(drawn.size());
+    auto const rows = drawn.slice(slice.begin, slice.end);
+    if (rows.size() == 0) return torch::zeros({}, c.logits.options());
+    auto const z = forward_apart(c, rows, "model.er_ace");
+    return sum(c, z, rows.y, open) / static_cast<double>(drawn.size());
   }
 };
 

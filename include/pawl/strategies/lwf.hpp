@@ -1,31 +1,38 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "../core/snapshot.hpp"
+#include "../heads/multi_head.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Learning without forgetting: keep the old answers on new inputs, with no stored data (Li and
-/// Hoiem, ECCV 2016).
+/// Learning without forgetting: keeps the old answers on new inputs, with no stored data (Li and
+/// Hoiem, ECCV 2016, TPAMI 2018).
 ///   teacher = the whole model at the start of the experience, in eval mode
-///   L = CE + a T^2 KL( softmax(z_old / T) || softmax(z / T) ),  over the classes the teacher knew,
-///   mean over rows
-/// In a multi-head network the KL is summed over the old heads, on the present inputs.
+///   L = CE + a T^2 KL( softmax(z_old / T) || softmax(z / T) )
+/// over the classes O that the teacher was taught, mean over rows. With a head per task the KL is
+/// summed over the old heads, on the present inputs, and moves them. In experience t = 1, 2, ...:
+///   fixed:       CE + a KD          one_over_t:  CE / t + (1 - 1/t) a KD
+///   count:       CE + (t - 1) a KD
+/// State: one copy of weights and buffers. Cost: one more forward pass; with a head per task also
+/// one more pass through the student's features.
 struct Lwf {
   enum class Weighting { fixed, one_over_t, count };
-  enum class RowsUsed { all, fresh };
   enum class TaskWeight { one, one_over_t };
+  enum class RowsUsed { all, fresh };
 
-  double strength = 1;
-  double temperature = 2;
-  bool t_squared = true;
-  Weighting weighting = Weighting::fixed;
-  TaskWeight task_weight = TaskWeight::one;
-  RowsUsed rows = RowsUsed::all;
-  std::vector<double> strengths = {};
+  double strength = 1;                       ///< a, >= 0; 0 is naive training
+  double temperature = 2;                    ///< T, > 0
+  bool t_squared = true;                     ///< multiply the KL by T^2
+  Weighting weighting = Weighting::fixed;    ///< how the two terms depend on t
+  TaskWeight task_weight = TaskWeight::one;  ///< factor of the CE alone: 1, or 1/t
+  RowsUsed rows = RowsUsed::all;             ///< every row of the step, replayed ones too, or fresh
+  std::vector<double> strengths = {};        ///< a of experience 0, 1, ...; the last one goes on
 
   static constexpr char const* name = "lwf";
   static constexpr char const* about =
@@ -38,36 +45,36 @@ struct Lwf {
     o("weighting", weighting, {"fixed", "one_over_t", "count"},
       "in experience t: CE + a KD; CE / t + (1 - 1/t) a KD; or CE + (t - 1) a KD");
     o("task_weight", task_weight, {"one", "one_over_t"},
-      "factor of the supervised loss alone, with weighting = fixed");
+      "factor of the supervised loss alone, whatever the weighting");
     o("rows", rows, {"all", "fresh"}, "distil on every row of the step, or on the fresh ones");
     o("strengths", strengths, at_least(0),
       "strength per experience instead of one for all (the last one goes on)");
   }
 
   void begin(Context& c, Experience const&) {
-    teacher = c.index > 0 && factor(c) > 0 ? Snapshot::of(c) : Snapshot{};
     known = c.old_classes;
-    known_tasks.clear();
-    for (auto const& task : c.task_classes) {
-      if (task.first != c.experience->task) known_tasks.push_back(task.first);
-    }
+    teacher = !known.empty() && factor(c) > 0 ? Snapshot::of(c) : Snapshot{};
   }
 
+  /// The factor of the supervised loss; no rows are added.
   Batch extend(Context& c, Batch b) {
-    auto const t = static_cast<double>(c.index + 1);
-    auto const scaled = (weighting == Weighting::one_over_t && !teacher.empty()) ||
-                        task_weight == TaskWeight::one_over_t;
-    if (scaled) c.task_factor = 1 / t;
+    auto const shared = weighting == Weighting::one_over_t && !teacher.empty();
+    if (shared || task_weight == TaskWeight::one_over_t) c.task_factor = 1 / t(c);
     return b;
   }
 
   Tensor penalty(Context& c) {
-    if (teacher.empty()) return {};
-    auto const n = rows == RowsUsed::all ? c.batch.size() : c.batch.fresh;
-    auto const count = static_cast<double>(rows == RowsUsed::all ? c.step_rows : c.fresh.size());
-    auto const value = c.model.per_task() ? over_old_heads(c, n)
-                                          : divergence(c.logits.narrow(0, 0, n), answers(c, n, {}));
-    return value * (factor(c) / count);
+    auto const heads = c.model.per_task();
+    if (teacher.empty() || (heads && known_tasks.empty())) return {};
+    auto const all = rows == RowsUsed::all;
+    auto const n = all ? c.batch.size() : c.batch.fresh;
+    auto const sum = heads ? over_old_heads(c, n) : over_known_classes(c, n);
+    return sum * (factor(c) / static_cast<double>(all ? c.step_rows : c.fresh.size()));
+  }
+
+  void end(Context& c, Experience const&) {
+    known_tasks.clear();
+    for (auto const& task : c.task_classes) known_tasks.push_back(task.first);
   }
 
   void state(Archive& a) {
@@ -76,56 +83,102 @@ struct Lwf {
     a("known_tasks", known_tasks);
   }
 
+  /// Sum over the rows of KL(softmax(old / T) || softmax(z / T)) over the given columns, ascending
+  /// (empty: all); z, old [n, C].
+  Tensor divergence(Tensor const& z, Tensor const& old,
+                    std::vector<std::int64_t> const& over = {}) const {
+    auto const student = at::log_softmax(columns(z, over) / temperature, 1);
+    auto const target = at::log_softmax(columns(old, over) / temperature, 1);
+    return (target.exp() * (target - student)).sum();
+  }
+
   // State: written by the hooks.
-  Snapshot teacher;
-  std::vector<std::int64_t> known;        ///< classes the teacher was taught, ascending
-  std::vector<std::int64_t> known_tasks;  ///< tasks the teacher was taught
+  Snapshot teacher{};                       ///< empty: nothing to keep yet
+  std::vector<std::int64_t> known{};        ///< classes the teacher was taught, ascending
+  std::vector<std::int64_t> known_tasks{};  ///< tasks taught in finished experiences, ascending
 
  private:
+  static double t(Context const& c) { return static_cast<double>(c.index + 1); }
+
+  /// What multiplies the mean KL.
   double factor(Context const& c) const {
-    auto const t = static_cast<double>(c.index + 1);
     auto a = strength;
     if (!strengths.empty()) {
       a = strengths[std::min(strengths.size() - 1, static_cast<std::size_t>(c.index))];
     }
-    if (weighting == Weighting::one_over_t) a *= 1 - 1 / t;
-    if (weighting == Weighting::count) a *= t - 1;
+    if (weighting == Weighting::one_over_t) a *= 1 - 1 / t(c);
+    if (weighting == Weighting::count) a *= t(c) - 1;
     return t_squared ? a * temperature * temperature : a;
   }
 
-  /// The teacher's logits of the first n rows.
-  Tensor answers(Context& c, std::int64_t n, Tensor const& tasks) {
-    torch::NoGradGuard no_grad;
-    WithWeights weights(c, teacher);
-    ModeScope mode(*c.model.module, false);
-    return c.forward(c.batch.x.narrow(0, 0, n), tasks);
+  static Tensor columns(Tensor const& z, std::vector<std::int64_t> const& over) {
+    if (over.empty()) return z;
+    if (is_prefix(over)) return z.narrow(1, 0, over.back() + 1);
+    return z.index_select(1, torch::tensor(over).to(z.device()));
   }
 
-  /// Sum over rows of KL(teacher || student) over the teacher's classes, at the temperature.
-  Tensor divergence(Tensor const& student, Tensor const& old) const {
-    auto const z = at::log_softmax(columns(student) / temperature, 1);
-    auto const q = at::log_softmax(columns(old) / temperature, 1);
-    return (q.exp() * (q - z)).sum();
-  }
-
-  Tensor columns(Tensor const& z) const {
-    if (known.empty() || known.back() + 1 == static_cast<std::int64_t>(known.size())) {
-      return known.empty() ? z : z.narrow(1, 0, known.back() + 1);
-    }
-    return z.index_select(1, torch::tensor(known).to(z.device()));
-  }
-
-  Tensor over_old_heads(Context& c, std::int64_t n) {
-    auto sum = torch::zeros({}, c.logits.options());
-    auto const x = c.batch.x.narrow(0, 0, n);
-    for (auto const task : known_tasks) {
-      auto const tasks = torch::full({n}, task, torch::kInt64);
-      auto const old = at::log_softmax(answers(c, n, tasks) / temperature, 1);
-      auto const z = at::log_softmax(c.forward(x, tasks) / temperature, 1);
-      sum = sum + (old.exp() * (old - z)).sum();
+  Tensor over_known_classes(Context& c, std::int64_t n) const {
+    Tensor old;
+    {
+      torch::NoGradGuard no_grad;
+      WithWeights weights(c, teacher);
+      ModeScope mode(*c.model.module, false);
+      auto const& task = c.batch.task;
+      old = c.forward(c.batch.x.narrow(0, 0, n), task.defined() ? task.narrow(0, 0, n) : task);
     }
     c.model.route(c.batch.task);
+    return divergence(c.logits.narrow(0, 0, n), old, known);
+  }
+
+  Tensor over_old_heads(Context& c, std::int64_t n) const {
+    std::vector<Tensor> old;
+    {
+      torch::NoGradGuard no_grad;
+      WithWeights weights(c, teacher);
+      ModeScope mode(*c.model.module, false);
+      old = each_head(c, c.batch.x.narrow(0, 0, n));
+    }
+    // The student once more, on all rows and with the noise of the training pass, so that BatchNorm
+    // and dropout do the same; statistics move in a copy, because this pass is not the step's.
+    Snapshot aside;
+    for (auto const& buffer : c.model.module->buffers()) aside.buffers.push_back(buffer.clone());
+    WithWeights buffers(c, aside);
+    auto const now = each_head(c, c.batch.x);
+    auto sum = torch::zeros({}, c.logits.options());
+    for (std::size_t k = 0; k < known_tasks.size(); ++k) {
+      auto const labels = c.task_classes.find(known_tasks[k]);
+      auto const over =
+          labels == c.task_classes.end() ? std::vector<std::int64_t>{} : labels->second;
+      sum = sum + divergence(now[k].narrow(0, 0, n), old[k], over);
+    }
     return sum;
+  }
+
+  /// Logits of x under the head of every known task: features once and the heads alone where the
+  /// model lets us, else a pass per head.
+  std::vector<Tensor> each_head(Context& c, Tensor const& x) const {
+    auto const step = c.step * c.training.shards + c.shard;
+    std::vector<Tensor> all;
+    if (auto const* head = last_head(c)) {
+      NoiseScope noise(c.seed.generator("model", c.index, step));
+      auto const phi = c.model.features(x);
+      for (auto const task : known_tasks) all.push_back(head->logits(task, phi));
+    } else {
+      for (auto const task : known_tasks) {
+        NoiseScope noise(c.seed.generator("model", c.index, step));
+        all.push_back(c.forward(x, torch::full({x.size(0)}, task, torch::kInt64)));
+      }
+    }
+    c.model.route(c.batch.task);
+    return all;
+  }
+
+  /// The head, when it is the last layer and the model tells its features.
+  static MultiHeadImpl const* last_head(Context const& c) {
+    if (!c.model.features || c.model.heads.size() != 1) return nullptr;
+    nn::Module const* head = c.model.heads.front();
+    if (c.model.module->modules().back().get() != head) return nullptr;
+    return dynamic_cast<MultiHeadImpl const*>(head);
   }
 };
 

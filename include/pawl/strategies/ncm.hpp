@@ -1,28 +1,29 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
-#include "../core/context.hpp"
+#include "../heads/nearest_mean.hpp"
 #include "../memory/catalogue.hpp"
-#include "../memory/tasks.hpp"
+#include "../memory/rehearsal.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Nearest class mean: predict the class whose mean feature is closest (Mensink et al., TPAMI
-/// 2013).
+/// Nearest class mean: training goes on as it is, but prediction asks which class has the closest
+/// mean feature (Mensink et al., TPAMI 2013).
 ///   mu_c = mean of phi over class c;   score_c = -||phi(x) - mu_c||^2, -inf for classes never seen
-/// Means come from the data of each experience when it ends (they go stale as the features move),
-/// or from a memory, anew whenever the weights have moved.
+/// Means come from the data of each experience when it ends (exact for frozen features; they go
+/// stale as the features move), or from a memory, taken anew when the weights have moved. Features
+/// are computed in eval mode. Needs a model with `features`; task ids are not used.
 struct Ncm {
   enum class Source { data, memory };
 
-  AnyMemory memory = Reservoir{};
-  Source source = Source::data;
-  bool normalise = false;
-  bool cosine = false;
+  AnyMemory memory = Reservoir{};  ///< what keeps rows, of source = memory
+  Source source = Source::data;    ///< means of the experience's data at its end, or of the memory
+  bool normalise = false;          ///< features to unit norm first
+  bool cosine = false;             ///< unit features and unit means
 
   static constexpr char const* name = "ncm";
   static constexpr char const* about = "nearest class mean (Mensink et al., TPAMI 2013)";
@@ -43,78 +44,58 @@ struct Ncm {
   }
 
   void after_step(Context& c) {
-    if (source == Source::memory && c.pass == 0) {
-      memory.insert(with_tasks(c, c.fresh), c.run_generator("memory.ncm"));
-    }
+    if (source == Source::memory && last_pass(c)) remember(c, memory, c.fresh, "memory.ncm");
   }
 
   void end(Context& c, Experience const& experience) {
     if (source == Source::data) {
-      auto const& data = experience.train;
-      for (std::int64_t begin = 0; begin < data.size(); begin += chunk) {
-        auto const end = std::min(begin + chunk, data.size());
-        add(c, data.read(torch::arange(begin, end, torch::kInt64), c.arena.device()));
-      }
+      for_each_chunk(experience.train, c.arena.device(), [&](Rows const& rows) { add(c, rows); });
     }
   }
 
+  /// Scores [N, C] float64 of inputs x [N, ...]; C is the highest label seen + 1.
   Tensor scores(Context& c, Tensor x) {
-    if (source == Source::memory && means_of_step != c.total_steps && !memory.empty()) {
-      sums.reset(), counts.reset();
-      auto const rows = memory.contents();
-      for (std::int64_t begin = 0; begin < rows.size(); begin += chunk) {
-        add(c, rows.slice(begin, std::min(begin + chunk, rows.size())));
-      }
-      means_of_step = c.total_steps;
-    }
-    require(sums.defined(), "ncm has no class means yet; finish an experience before predicting");
-    auto means = sums / counts.clamp_min(1).unsqueeze(1);
-    if (cosine) means = unit(means);
-    auto const phi = feature(c, x);
-    auto const distance = (phi.unsqueeze(1) - means.unsqueeze(0)).square().sum(2);
-    return (-distance)
-        .masked_fill(counts.eq(0), -std::numeric_limits<double>::infinity())
-        .to(x.scalar_type());
+    if (source == Source::memory) refresh(c);
+    require(!means.empty(), "ncm has no class means yet; ",
+            source == Source::data ? "finish an experience before predicting"
+                                   : "train at least one step before predicting");
+    return means.scores(features(c, x));
   }
 
   void state(Archive& a) {
     a.part("memory", memory);
-    a("sums", sums);
-    a("counts", counts);
-    a("means_of_step", means_of_step);
-    if (a.loading() && sums.defined()) sums = sums.to(a.device), counts = counts.to(a.device);
+    a.part("means", means);
+    a("taken_at", taken_at);
+    a("weights_then", weights_then);
   }
 
   // State: written by the hooks.
-  Tensor sums;                      ///< [C, d] float64 sums of features
-  Tensor counts;                    ///< [C] float64
-  std::int64_t means_of_step = -1;  ///< when the means of the memory were taken
+  NearestMean means{};
+  std::int64_t taken_at = -1;  ///< step of the run, of means of the memory
+  double weights_then = 0;     ///< sum of the weights then; tells a roll-back
 
  private:
-  static constexpr std::int64_t chunk = 1000;
-
-  static Tensor unit(Tensor const& v) { return v / v.norm(2, -1, true).clamp_min(1e-12); }
-
-  Tensor feature(Context const& c, Tensor const& x) const {
-    auto const phi = c.model.features(x).to(torch::kFloat64);
-    return normalise || cosine ? unit(phi) : phi;
+  static Tensor features(Context& c, Tensor const& x) {
+    torch::NoGradGuard no_grad;
+    ModeScope mode(*c.model.module, false);
+    return c.model.features(x);
   }
 
   void add(Context& c, Rows const& rows) {
-    torch::NoGradGuard no_grad;
-    ModeScope mode(*c.model.module, false);
-    auto const phi = feature(c, c.inputs(rows.stored));
-    auto const classes = rows.labels.max().item<std::int64_t>() + 1;
-    auto const held = sums.defined() ? sums.size(0) : 0;
-    if (classes > held) {
-      auto const old_sums = sums, old_counts = counts;
-      sums = torch::zeros({classes, phi.size(1)}, phi.options());
-      counts = torch::zeros({classes}, phi.options());
-      if (held > 0)
-        sums.narrow(0, 0, held).copy_(old_sums), counts.narrow(0, 0, held).copy_(old_counts);
+    means.normalise = normalise, means.cosine = cosine;
+    means.add(features(c, c.inputs(rows.stored)), rows.labels);
+  }
+
+  void refresh(Context& c) {
+    auto const sum = c.weights().sum(torch::kFloat64).item<double>();
+    if ((taken_at == c.total_steps && weights_then == sum) || memory.empty()) return;
+    means.clear();
+    auto const rows = memory.contents();
+    constexpr std::int64_t chunk = 1000;
+    for (std::int64_t begin = 0; begin < rows.size(); begin += chunk) {
+      add(c, rows.slice(begin, std::min(begin + chunk, rows.size())));
     }
-    sums.index_add_(0, rows.y, phi);
-    counts.index_add_(0, rows.y, torch::ones({rows.size()}, phi.options()));
+    taken_at = c.total_steps, weights_then = sum;
   }
 };
 
