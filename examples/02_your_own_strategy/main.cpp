@@ -1,5 +1,9 @@
 // A strategy of your own: pull the weights back towards those of the last experience (L2).
 //
+//   strength    0: average 0.834, forgetting 0.197, learning 0.991
+//   strength  0.1: average 0.840, forgetting 0.190, learning 0.991
+//   strength    1: average 0.861, forgetting 0.011, learning 0.864
+//
 // Run from the root of the project:  build/release/examples/02_your_own_strategy
 
 #include <pawl/data/digits.hpp>
@@ -23,7 +27,7 @@ struct L2 {
   void describe(pawl::Options& o) { o("strength", strength, pawl::at_least(0), "0 is naive"); }
   void state(pawl::Archive& a) { a.flat("anchor", anchor); }
 
-  torch::Tensor anchor;  ///< [P] weights at the end of the last experience
+  torch::Tensor anchor{};  ///< [P] weights at the end of the last experience
 };
 
 int main() {

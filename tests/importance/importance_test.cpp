@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <torch/nn/modules/activation.h>
+#include <pawl/core/learner.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/importance/fisher.hpp>
 #include <pawl/importance/sensitivity.hpp>
@@ -109,23 +110,33 @@ struct CoupledImpl : nn::Module {
   nn::Linear layer{nullptr};
 };
 
+/// One sample at a time, whatever the network.
+Tensor fisher_loop(Model const& net, Arena const& arena, Dataset const& data,
+                   FisherOptions const& options = {}, Seed seed = {}) {
+  return fisher({.model = net, .arena = arena, .seed = seed, .allow_batched = false}, data,
+                options);
+}
+Tensor sensitivity_loop(Model const& net, Arena const& arena, Dataset const& data) {
+  return sensitivity({.model = net, .arena = arena, .allow_batched = false}, data, {});
+}
+
 /// Fisher of every kind and sensitivity, at once and one by one, to 1e-6 relative.
 void check_agreement(Model const& net, Dataset const& data, bool batched,
-                     std::string const& reason) {
+                     std::string const& obstacle) {
   Arena const arena(*net.module);
   for (auto const kind : {FisherLabels::exact, FisherLabels::sampled, FisherLabels::empirical,
                           FisherLabels::predicted}) {
-    PerSampleReport report;
-    auto const f = fisher(net, arena, data, {.labels = kind}, {3}, &report);
-    auto const loop = fisher(net, arena, data, {.labels = kind, .loop_only = true}, {3});
-    CHECK(relative(f, loop) <= 1e-6);
-    CHECK(report.batched == batched);
-    CHECK(report.reason.find(reason) != std::string::npos);
+    PerSamplePath path;
+    auto const f = fisher(net, arena, data, {.labels = kind}, {3}, {}, &path);
+    CHECK(relative(f, fisher_loop(net, arena, data, {.labels = kind}, {3})) <= 1e-6);
+    CHECK(path.batched == batched);
+    CAPTURE(path.obstacle);
+    CHECK(path.obstacle.find(obstacle) != std::string::npos);
   }
-  PerSampleReport report;
-  auto const omega = sensitivity(net, arena, data, {}, {}, &report);
-  CHECK(relative(omega, sensitivity(net, arena, data, {.loop_only = true})) <= 1e-6);
-  CHECK(report.batched == batched);
+  PerSamplePath path;
+  auto const omega = sensitivity(net, arena, data, {}, {}, {}, &path);
+  CHECK(relative(omega, sensitivity_loop(net, arena, data)) <= 1e-6);
+  CHECK(path.batched == batched);
 }
 
 }  // namespace
@@ -135,20 +146,23 @@ TEST_CASE("the Fisher of softmax regression has the values computed by hand") {
   auto const exact = values({.16, .64, .16, .64}, {2, 2});
   auto const empirical = values({.04, .16, .04, .16}, {2, 2});
   CHECK(close(r.fisher({}), exact));
-  CHECK(close(r.fisher({.loop_only = true}), exact));
+  CHECK(close(first(r.arena, fisher_loop(r.net, r.arena, r.data)), exact));
   CHECK(close(r.fisher({.labels = FisherLabels::empirical}), empirical));
   CHECK(close(r.fisher({.labels = FisherLabels::predicted}), empirical));
   CHECK(close(r.fisher({.labels = FisherLabels::batch}), empirical));
 }
 
-TEST_CASE("sampled labels average to the exact Fisher") {  // 3 sigma: false alarm 0.3 %, at this
-                                                           // seed none
+// 3 sigma: false alarm 0.3 %, at this seed none.
+TEST_CASE("sampled labels average to the exact Fisher") {
   Regression const r;
   auto const n = std::int64_t{4000};
-  auto const f = r.fisher({.labels = FisherLabels::sampled, .draws = n}, {1});
+  auto const many = r.data.select(torch::zeros({n}, torch::kInt64));  // the same sample n times
+  auto const f =
+      first(r.arena, fisher(r.net, r.arena, many, {.labels = FisherLabels::sampled}, {1}));
   auto const sigma = 0.24 / std::sqrt(static_cast<double>(n));  // g^2 is .04 or .64, of mean .16
   CHECK(std::abs(f[0][0].item<double>() - .16) < 3 * sigma);
   CHECK(std::abs(f[0][1].item<double>() - .64) < 4 * 3 * sigma);
+  CHECK(f[0][0].item<double>() != .16);
 }
 
 TEST_CASE("squared batch means lose what the Fisher sees") {
@@ -189,23 +203,25 @@ TEST_CASE("many samples at once give what one at a time gives") {
   auto const images = data_of(draws({20, 1, 5, 5}, 3), labels(20, 4));
   check_agreement(convolutional(), images, false, "Convolution");
   auto norm = seeded(nn::Sequential(nn::Linear(4, 6), nn::BatchNorm1d(6), nn::Linear(6, 4)));
-  check_agreement(norm, data.select(torch::arange(40)), false, "parameter '1.weight' is used by");
+  check_agreement(norm, data.select(torch::arange(40)), false, "NativeBatchNorm");
 }
 
 TEST_CASE("weights that are used twice are summed over their uses before squaring") {
   auto const data = data_of(draws({30, 4}, 4), labels(30, 4));
-  check_agreement(seeded(std::make_shared<SharedImpl>()), data, false, "used 2 times");
+  check_agreement(seeded(std::make_shared<SharedImpl>()), data, false,
+                  "parameter 'layer.weight' is used twice");
 }
 
 TEST_CASE("a module that mixes its rows is found out and done one sample at a time") {
   auto const data = data_of(draws({30, 4}, 5), labels(30, 4));
   check_agreement(seeded(std::make_shared<CoupledImpl>()), data, false,
-                  "rows depend on each other");
+                  "samples influence each other");
 }
 
 TEST_CASE("several positions per sample are no rows of samples") {
   auto net = seeded(nn::Sequential(nn::Linear(4, 3), nn::Tanh(), nn::Flatten(), nn::Linear(6, 4)));
-  check_agreement(net, data_of(draws({10, 2, 4}, 6), labels(10, 4)), false, "sees 8 rows for 4 samples");
+  check_agreement(net, data_of(draws({10, 2, 4}, 6), labels(10, 4)), false,
+                  "keep one row per sample");
 }
 
 TEST_CASE("only the head of the trained task gets importance") {
@@ -230,8 +246,7 @@ TEST_CASE("outputs outside the active set count as if they were not there") {
   auto layer = seeded(nn::Linear(3, 5));
   Arena const arena(*layer);
   Model const net = nn::Sequential(layer);
-  auto const x = draws({20, 3}, 8);
-  auto const data = data_of(x, labels(20, 2));
+  auto const data = data_of(draws({20, 3}, 8), labels(20, 2));
   nn::Linear narrow(3, 2);
   narrow->to(torch::kFloat64);
   {
@@ -240,19 +255,80 @@ TEST_CASE("outputs outside the active set count as if they were not there") {
     narrow->bias.copy_(layer->bias.narrow(0, 0, 2));
   }
   Arena const small(*narrow);
-  for (auto const kind : {FisherLabels::exact, FisherLabels::sampled, FisherLabels::predicted}) {
-    auto const f = first(arena, fisher(net, arena, data, {.labels = kind, .active = {0, 1}}));
-    auto const g = first(small, fisher(nn::Sequential(narrow), small, data, {.labels = kind}));
-    CHECK(close(f.narrow(0, 0, 2), g));
-    CHECK(f.narrow(0, 2, 3).abs().max().item<double>() == 0);
+  Model const part = nn::Sequential(narrow);
+  ActiveLogits const cut = [](Tensor const& z, Tensor const&, Tensor const&) {
+    return z.narrow(1, 0, 2);
+  };
+  ActiveLogits const hide = [](Tensor const& z, Tensor const&, Tensor const&) {
+    return z.masked_fill(column_mask({0, 1}, 5).logical_not(), -INFINITY);
+  };
+  PerSamplePath path;
+  auto const check = [&](Tensor const& wide, Tensor const& reference) {
+    CHECK(close(first(arena, wide).narrow(0, 0, 2), first(small, reference)));
+    CHECK(first(arena, wide).narrow(0, 2, 3).abs().max().item<double>() == 0);
+    CHECK(path.batched);
+  };
+  for (auto const& active : {cut, hide}) {
+    for (auto const kind : {FisherLabels::exact, FisherLabels::sampled, FisherLabels::predicted,
+                            FisherLabels::empirical}) {
+      check(fisher(net, arena, data, {.labels = kind}, {}, active, &path),
+            fisher(part, small, data, {.labels = kind}));
+    }
+    for (auto const mean : {false, true}) {
+      check(sensitivity(net, arena, data, {.mean_outputs = mean}, {}, active, &path),
+            sensitivity(part, small, data, {.mean_outputs = mean}));
+    }
   }
-  for (auto const mean : {false, true}) {
-    auto const f =
-        first(arena, sensitivity(net, arena, data, {.mean_outputs = mean, .active = {0, 1}}));
-    auto const g =
-        first(small, sensitivity(nn::Sequential(narrow), small, data, {.mean_outputs = mean}));
-    CHECK(close(f.narrow(0, 0, 2), g));
-    CHECK(f.narrow(0, 2, 3).abs().max().item<double>() == 0);
+}
+
+/// Takes importances where a strategy would: when an experience ends.
+struct TakesImportance {
+  Tensor exact{}, batch{}, omega{}, weights{};
+  void end(Context& c, Experience const& experience) {
+    exact = fisher(c, experience.train, {});
+    batch = fisher(c, experience.train, {.labels = FisherLabels::batch});
+    omega = sensitivity(c, experience.train, {});
+    weights = c.weights().clone();
+  }
+};
+
+TEST_CASE("a learner's importance is over the outputs that are active in its loss") {
+  auto const x = draws({24, 4}, 20);
+  auto const y = torch::arange(24) % 2 + 2;  // labels 2 and 3 of 5
+  for (auto const active : {Active::all, Active::seen, Active::current, Active::batch}) {
+    auto net = seeded(nn::Sequential(nn::Linear(4, 5)));
+    Learner learner{net, Sgd{}, TakesImportance{}};
+    auto const experience = make_experience(x, y);
+    learner.fit(experience, {.batch_size = 6, .active = active});
+    auto const& taken = learner.strategy<TakesImportance>();
+    auto const& c = learner.context();
+    REQUIRE(taken.weights.equal(c.weights()));
+    std::vector<std::int64_t> const outputs = active == Active::all
+                                                  ? std::vector<std::int64_t>{0, 1, 2, 3, 4}
+                                                  : std::vector<std::int64_t>{2, 3};
+    ActiveLogits const hide = [&](Tensor const& z, Tensor const&, Tensor const&) {
+      return z.masked_fill(column_mask(outputs, 5).logical_not(), -INFINITY);
+    };
+    auto const& data = experience.train;
+    CHECK(close(taken.exact, fisher(c.model, c.arena, data, {}, {}, hide)));
+    CHECK(close(taken.omega, sensitivity(c.model, c.arena, data, {}, {}, hide)));
+    CHECK(close(taken.batch, fisher(c.model, c.arena, data,
+                                    {.labels = FisherLabels::batch, .batch_size = 6}, {}, hide)));
+    CHECK(taken.exact.max().item<double>() > 0);
+  }
+}
+
+TEST_CASE("importances do not depend on how many samples go at once") {
+  Model const net = seeded(nn::Sequential(nn::Linear(4, 7), nn::Tanh(), nn::Linear(7, 3)));
+  Arena const arena(*net.module);
+  auto const data = data_of(draws({50, 4}, 21), labels(50, 3));
+  for (auto const kind : {FisherLabels::exact, FisherLabels::sampled}) {
+    auto const whole_set =
+        fisher({.model = net, .arena = arena, .chunk = 64}, data, {.labels = kind});
+    for (std::int64_t const chunk : {1, 7, 49}) {
+      Probe const probe{.model = net, .arena = arena, .chunk = chunk};
+      CHECK(relative(fisher(probe, data, {.labels = kind}), whole_set) <= 1e-12);
+    }
   }
 }
 
@@ -264,8 +340,11 @@ TEST_CASE("a subset is fixed by its seed, and the normaliser is N or N - 1") {
   auto const f = fisher(net, arena, data, few, {1});
   CHECK(f.equal(fisher(net, arena, data, few, {1})));
   CHECK_FALSE(f.equal(fisher(net, arena, data, few, {2})));
-  CHECK(close(f, fisher(net, arena, data.select(chosen_samples(40, 10, {1})))));
-  FisherOptions const shifted{.normaliser = Normaliser::n_minus_1};
+  Probe const probe{.model = net, .arena = arena, .seed = {1}};
+  auto const positions = probe.choose(40, 10);
+  CHECK(std::get<0>(at::_unique(positions)).numel() == 10);
+  CHECK(close(f, fisher(net, arena, data.select(positions))));
+  FisherOptions const shifted{.divide_by_n_minus_1 = true};
   CHECK(close(fisher(net, arena, data, shifted) * 39, fisher(net, arena, data) * 40));
   FisherOptions const sampled{.labels = FisherLabels::sampled};
   auto const drawn = fisher(net, arena, data, sampled, {1});
@@ -273,15 +352,14 @@ TEST_CASE("a subset is fixed by its seed, and the normaliser is N or N - 1") {
   CHECK_FALSE(drawn.equal(fisher(net, arena, data, sampled, {2})));
 }
 
-TEST_CASE("batches count by their rows") {
+TEST_CASE("readings by batch are means over the batches, the last one short") {
   Model const net = seeded(nn::Sequential(nn::Linear(4, 3)));
   Arena const arena(*net.module);
   auto const data = data_of(draws({5, 4}, 10), labels(5, 3));
   FisherOptions const pairs{.labels = FisherLabels::batch, .batch_size = 3};
-  FisherOptions const all{.labels = FisherLabels::batch, .batch_size = 100};
-  auto const head = fisher(net, arena, data.select(torch::arange(3)), all);
-  auto const tail = fisher(net, arena, data.select(torch::arange(3, 5)), all);
-  CHECK(close(fisher(net, arena, data, pairs), (3 * head + 2 * tail) / 5));
+  auto const head = fisher(net, arena, data.select(torch::arange(3)), pairs);
+  auto const tail = fisher(net, arena, data.select(torch::arange(3, 5)), pairs);
+  CHECK(close(fisher(net, arena, data, pairs), (head + tail) / 2));
 }
 
 TEST_CASE("an importance leaves buffers, gradients, modes and generators as found") {
@@ -335,7 +413,6 @@ TEST_CASE("the sensitivity of an affine map has the values computed by hand") {
   CHECK(close(omega(values({1, 2}, {1, 2}), {.mean_outputs = true}), values({1, 2, 2, 4}, {2, 2})));
   auto const two = values({1, 1, 1, -1}, {2, 2});
   CHECK(close(omega(two, {}), values({2, 2, 2, 2}, {2, 2})));
-  CHECK(close(omega(two, {.loop_only = true}), values({2, 2, 2, 2}, {2, 2})));
   CHECK(close(omega(two, {.reading = batch}), values({2, 0, 0, 2}, {2, 2})));
   CHECK(close(omega(two, {.reading = batch, .batch_size = 1}), values({2, 2, 2, 2}, {2, 2})));
 }
@@ -384,11 +461,11 @@ TEST_CASE("an importance of nothing, or of labels without an output, is refused"
   Arena const arena(*net.module);
   auto const data = data_of(draws({3, 2}, 16), torch::tensor({0, 1, 5}));
   auto const none = data.select(torch::empty({0}, torch::kInt64));
-  CHECK_THROWS_WITH_AS(fisher(net, arena, none), doctest::Contains("0 samples, too few"), Error);
-  CHECK_THROWS_WITH_AS(sensitivity(net, arena, none), doctest::Contains("has no samples"), Error);
+  CHECK_THROWS_WITH_AS(fisher(net, arena, none), doctest::Contains("0 samples are too few"), Error);
+  CHECK_THROWS_WITH_AS(sensitivity(net, arena, none), doctest::Contains("has no rows"), Error);
   CHECK_THROWS_WITH_AS(
-      fisher(net, arena, data.select(torch::tensor({0})), {.normaliser = Normaliser::n_minus_1}),
+      fisher(net, arena, data.select(torch::tensor({0})), {.divide_by_n_minus_1 = true}),
       doctest::Contains("too few"), Error);
   CHECK_THROWS_WITH_AS(fisher(net, arena, data, {.labels = FisherLabels::empirical}),
-                       doctest::Contains("has label 5 but the model has 2 outputs"), Error);
+                       doctest::Contains("label 5 is not among the 2 outputs"), Error);
 }

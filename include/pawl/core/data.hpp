@@ -21,7 +21,7 @@ inline namespace v0 {
 /// own affair.
 struct Source {
   std::string name;                    ///< for messages
-  Tensor labels;                       ///< [N] int64 on the host, as in the files
+  Tensor labels{};                       ///< [N] int64 on the host, as in the files
   std::vector<std::int64_t> shape;     ///< of one row
   torch::Dtype dtype = torch::kUInt8;  ///< of the stored rows
   torch::Device device = torch::kCPU;  ///< where `read` puts rows
@@ -73,8 +73,8 @@ inline std::shared_ptr<Source const> resident(Tensor x, Tensor y, std::string na
 /// (dimension 1) where more than one value is given.
 struct Normalise {
   double scale = 1;               ///< 1/255 for bytes
-  std::vector<double> mean;       ///< empty: no shift
-  std::vector<double> deviation;  ///< empty: no division
+  std::vector<double> mean{};       ///< empty: no shift
+  std::vector<double> deviation{};  ///< empty: no division
 
   Tensor operator()(Tensor const& stored, torch::Dtype dtype) const {
     auto x = stored.to(dtype);
@@ -94,12 +94,12 @@ struct Normalise {
 
 /// Rows as a memory gives and takes them: stored inputs and columns with the same first dimension.
 struct Rows {
-  Tensor stored;  ///< [n, ...] inputs as the source stores them (not normalised, not augmented)
-  Tensor y;       ///< [n] int64, on the device of the model
-  Tensor labels;  ///< [n] int64, the same on the host
-  Tensor task;    ///< [n] int64 task ids on the host; undefined where the scenario gives none
-  Tensor logits;  ///< [n, C] stored logits; undefined unless a strategy keeps them
-  Tensor id;  ///< [n] int64 on the host: row numbers in the source, or what the caller put there
+  Tensor stored{};  ///< [n, ...] inputs as the source stores them (not normalised, not augmented)
+  Tensor y{};       ///< [n] int64, on the device of the model
+  Tensor labels{};  ///< [n] int64, the same on the host
+  Tensor task{};    ///< [n] int64 task ids on the host; undefined where the scenario gives none
+  Tensor logits{};  ///< [n, C] stored logits; undefined unless a strategy keeps them
+  Tensor id{};  ///< [n] int64 on the host: row numbers in the source, or what the caller put there
 
   std::int64_t size() const { return y.defined() ? y.size(0) : 0; }
 
@@ -129,14 +129,14 @@ struct Part {
   std::int64_t size = 0;        ///< number of rows in this batch
   std::int64_t step_size = 0;   ///< number of rows of this part in the whole step, over all shards
   double weight = default_weight;  ///< absolute weight of each row in the supervised loss
-  Rows rows;                       ///< what was appended, with its columns
+  Rows rows{};                       ///< what was appended, with its columns
 };
 
 /// The rows of one step (or of one shard of it): fresh ones first, then what strategies appended.
 struct Batch {
   Tensor x;     ///< [N, ...] network inputs; set when all strategies have extended the batch
-  Tensor y;     ///< [N] int64, on the device of the model
-  Tensor task;  ///< [N] int64 on the host, or undefined
+  Tensor y{};     ///< [N] int64, on the device of the model
+  Tensor task{};  ///< [N] int64 on the host, or undefined
   std::int64_t fresh = 0;   ///< number of fresh rows; they come first
   std::vector<Part> parts;  ///< parts[0] holds the fresh rows
 
@@ -170,7 +170,7 @@ struct Batch {
 struct Dataset {
   std::shared_ptr<Source const> source;
   Tensor rows;    ///< [n] int64 on the host: row numbers in the source
-  Tensor labels;  ///< [n] int64 on the host: network outputs, after label handling
+  Tensor labels{};  ///< [n] int64 on the host: network outputs, after label handling
   Tensor tasks;   ///< [n] int64 on the host: task ids; undefined where there are none
   Normalise normalise;
 
@@ -282,10 +282,10 @@ inline Dataset concatenate(std::vector<Dataset> const& sets) {
 /// One step of a stream: what is learned together.
 struct Experience {
   std::int64_t index = 0;             ///< position in the stream, from 0
-  std::vector<std::int64_t> classes;  ///< labels (network outputs) that occur in it
+  std::vector<std::int64_t> classes{};  ///< labels (network outputs) that occur in it
   std::int64_t task = -1;             ///< task id, -1 where the scenario gives none
-  Dataset train;
-  Dataset test;
+  Dataset train{};
+  Dataset test{};
 };
 
 /// An experience from plain tensors: x [N, ...] of any type, y [N] integers.

@@ -211,8 +211,8 @@ struct TorchOptimizer {
   }
 
   // State: written by `step`.
-  std::shared_ptr<torch::optim::Optimizer> inner;
-  Tensor saved;  ///< bytes to restore when the optimizer is made
+  std::shared_ptr<torch::optim::Optimizer> inner{};
+  Tensor saved{};  ///< bytes to restore when the optimizer is made
 
  private:
   torch::optim::Optimizer& bound(Arena& arena) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "optimizer.hpp"
@@ -14,65 +15,81 @@
 namespace pawl {
 inline namespace v0 {
 
-/// RMSprop of `torch::optim` with options (Tieleman and Hinton, 2012).
-struct RmsProp : TorchOptimizer {
+/// RMSprop (Hinton, Coursera lecture 6e, 2012), computed by `torch::optim::RMSprop`:
+///   s <- alpha s + (1 - alpha) g^2;   w <- w - lr g / (sqrt(s) + eps)
+struct RmsProp {
   double lr = 0.01;
   double alpha = 0.99;
   double eps = 1e-8;
-  double weight_decay = 0;
   double momentum = 0;
+  double weight_decay = 0;
   bool centered = false;
 
   static constexpr char const* name = "rmsprop";
-  static constexpr char const* about = "RMSprop of torch::optim (Tieleman and Hinton, 2012)";
+  static constexpr char const* about = "RMSprop (Hinton, lecture 6e, 2012)";
 
   void describe(Options& o) {
+    Range const fraction{.low = 0, .high = 1, .open_high = true};
     o("lr", lr, at_least(0), "learning rate");
-    o("alpha", alpha, {.low = 0, .high = 1, .open_high = true}, "decay of the mean square");
+    o("alpha", alpha, fraction, "decay of the mean square");
     o("eps", eps, at_least(0), "added to the root of the mean square");
+    o("momentum", momentum, fraction, "momentum factor");
     o("weight_decay", weight_decay, at_least(0), "L2 decay added to the gradient");
-    o("momentum", momentum, {.low = 0, .high = 1, .open_high = true}, "momentum factor");
-    o("centered", centered, "normalise by the variance instead of the mean square");
+    o("centered", centered, "subtract the squared mean gradient from the mean square");
   }
+
   void step(Arena& arena) {
-    make = [this](std::vector<Tensor> parameters) {
-      return std::make_unique<torch::optim::RMSprop>(parameters, torch::optim::RMSpropOptions(lr)
-                                                                     .alpha(alpha)
-                                                                     .eps(eps)
-                                                                     .weight_decay(weight_decay)
-                                                                     .momentum(momentum)
-                                                                     .centered(centered));
-    };
-    TorchOptimizer::step(arena);
+    if (!inner.make) {
+      auto const options = torch::optim::RMSpropOptions(lr).alpha(alpha).eps(eps).momentum(momentum)
+                               .weight_decay(weight_decay).centered(centered);
+      inner.make = [options](std::vector<Tensor> parameters) {
+        return std::make_unique<torch::optim::RMSprop>(std::move(parameters), options);
+      };
+    }
+    inner.step(arena);
   }
   double learning_rate() const { return lr; }
+  void reset() { inner.reset(); }
+  void state(Archive& a) { inner.state(a); }
+
+  // State: written by `step`.
+  TorchOptimizer inner{};
 };
 
-/// Adagrad of `torch::optim` with options (Duchi, Hazan, Singer, JMLR 2011).
-struct Adagrad : TorchOptimizer {
+/// Adagrad (Duchi, Hazan, Singer, JMLR 2011), computed by `torch::optim::Adagrad`:
+///   s <- s + g^2;   w <- w - lr / (1 + t lr_decay) g / (sqrt(s) + eps)
+struct Adagrad {
   double lr = 0.01;
   double lr_decay = 0;
-  double weight_decay = 0;
   double eps = 1e-10;
+  double weight_decay = 0;
 
   static constexpr char const* name = "adagrad";
-  static constexpr char const* about = "Adagrad of torch::optim (Duchi, Hazan, Singer, JMLR 2011)";
+  static constexpr char const* about = "Adagrad (Duchi, Hazan, Singer, JMLR 2011)";
 
   void describe(Options& o) {
     o("lr", lr, at_least(0), "learning rate");
-    o("lr_decay", lr_decay, at_least(0), "decay of the learning rate per step");
-    o("weight_decay", weight_decay, at_least(0), "L2 decay added to the gradient");
+    o("lr_decay", lr_decay, at_least(0), "the learning rate is divided by 1 + steps times this");
     o("eps", eps, at_least(0), "added to the root of the sum of squares");
+    o("weight_decay", weight_decay, at_least(0), "L2 decay added to the gradient");
   }
+
   void step(Arena& arena) {
-    make = [this](std::vector<Tensor> parameters) {
-      return std::make_unique<torch::optim::Adagrad>(
-          parameters,
-          torch::optim::AdagradOptions(lr).lr_decay(lr_decay).weight_decay(weight_decay).eps(eps));
-    };
-    TorchOptimizer::step(arena);
+    if (!inner.make) {
+      auto const options =
+          torch::optim::AdagradOptions(lr).lr_decay(lr_decay).eps(eps).weight_decay(weight_decay);
+      inner.make = [options](std::vector<Tensor> parameters) {
+        return std::make_unique<torch::optim::Adagrad>(std::move(parameters), options);
+      };
+    }
+    inner.step(arena);
   }
   double learning_rate() const { return lr; }
+  void reset() { inner.reset(); }
+  void state(Archive& a) { inner.state(a); }
+
+  // State: written by `step`.
+  TorchOptimizer inner{};
 };
 
 /// An optimizer that can be chosen by name.
@@ -87,6 +104,7 @@ OptimizerEntry optimizer_entry() {
   return {O::name, O::about, [] { return AnyOptimizer(O{}); }};
 }
 
+/// Every optimizer that has a name, with its defaults. Any other of `torch::optim` works through `TorchOptimizer`.
 inline std::vector<OptimizerEntry> const& optimizer_catalogue() {
   static std::vector<OptimizerEntry> const all{optimizer_entry<Sgd>(), optimizer_entry<Adam>(),
                                                optimizer_entry<AdamW>(), optimizer_entry<RmsProp>(),
@@ -106,13 +124,6 @@ inline AnyOptimizer make_optimizer(std::string_view name) {
     if (entry.name == name) return entry.make();
   }
   fail("there is no optimizer '", name, "'", suggestion(name, optimizer_names()));
-}
-
-inline std::string optimizer_about(std::string_view name) {
-  for (auto const& entry : optimizer_catalogue()) {
-    if (entry.name == name) return entry.about;
-  }
-  return "";
 }
 
 }  // namespace v0

@@ -178,7 +178,7 @@ class Options {
         std::move(name), kind, c10::str("comma-separated ", what, range.text()), std::move(help),
         [&value] {
           std::string text;
-          for (auto const v : value) text += (text.empty() ? "" : ",") + write(v);
+          for (auto const v : value) text.append(text.empty() ? "" : ",").append(write(v));
           return text;
         },
         [&value, range](std::string const& text) {

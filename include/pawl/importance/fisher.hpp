@@ -89,7 +89,8 @@ inline Cotangents fisher_cotangents(Probe const& probe, FisherLabels labels, Ten
   return {1, [cotangent, type = z.scalar_type()](std::int64_t) { return cotangent.to(type); }};
 }
 
-/// The Fisher of a probed network on a data set, [P] in the type of the parameters.
+/// The Fisher of a probed network on a data set, [P] in the type of the
+/// parameters, but float32 at least.
 inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions const& options) {
   auto const positions = probe.choose(data.size(), options.samples);
   auto const batch = options.batch_size > 0 ? options.batch_size : probe.batch_size;
@@ -104,7 +105,8 @@ inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions cons
                       .cotangents = [&](Tensor const& z, Rows const& rows, std::int64_t first) {
                         return fisher_cotangents(probe, options.labels, z, rows, first);
                       }});
-  return (sum / static_cast<double>(count - lost)).to(probe.arena.dtype());
+  return (sum / static_cast<double>(count - lost))
+      .to(PerSampleSum::wide_type(probe.arena.weights()));
 }
 
 /// How much the predictions of a learner depend on each weight: the diagonal Fisher information
@@ -123,7 +125,7 @@ inline Tensor fisher(Context& context, Dataset const& data, FisherOptions const&
 
 /// The same without a learner, over all outputs unless `active` says otherwise.
 inline Tensor fisher(Model const& model, Arena const& arena, Dataset const& data,
-                     FisherOptions const& options, Seed seed = {}, ActiveLogits active = {},
+                     FisherOptions const& options = {}, Seed seed = {}, ActiveLogits active = {},
                      PerSamplePath* path = nullptr) {
   return fisher(
       {.model = model, .arena = arena, .seed = seed, .active = std::move(active), .path = path},

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "../engine/arena.hpp"
 #include "torch.hpp"
 
 namespace pawl {
@@ -36,13 +37,13 @@ struct LinearGraph {
 /// correctness.
 class LinearGraphReader {
  public:
-  LinearGraphReader(Tensor const& logits, std::vector<Tensor> const& parameters)
-      : rows_(logits.size(0)), used_(parameters.size(), false) {
+  LinearGraphReader(Tensor const& logits, Arena const& arena)
+      : arena_(arena), rows_(logits.size(0)), used_(arena.parameters().size(), false) {
+    auto const& parameters = arena.parameters();
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       if (!parameters[i].requires_grad()) continue;
       leaves_.push_back(torch::autograd::impl::gradient_edge(parameters[i]));
       index_.emplace(leaves_.back().function.get(), static_cast<std::int64_t>(i));
-      sizes_.emplace(static_cast<std::int64_t>(i), parameters[i].dim());
     }
     if (logits.requires_grad()) follow(torch::autograd::impl::gradient_edge(logits));
     while (!open_.empty() && graph_.obstacle.empty()) {
@@ -65,7 +66,9 @@ class LinearGraphReader {
   void visit(Edge const& edge) {
     namespace ops = torch::autograd::generated;
     auto* node = edge.function.get();
-    if (index_.contains(node)) return stop("a parameter is used outside of linear layers");
+    if (auto const leaf = index_.find(node); leaf != index_.end()) {
+      return stop(name_of(leaf->second) + " is used outside of linear layers");
+    }
     if (!one_row_per_sample(*node)) return stop(node->name() + " does not keep one row per sample");
     if (auto* addmm = dynamic_cast<ops::AddmmBackward0*>(node)) {
       if (addmm->alpha.to<double>() != 1 || addmm->beta.to<double>() != 1)
@@ -102,13 +105,13 @@ class LinearGraphReader {
   /// The parameter at the end of an edge, if it is one and nobody else has used it.
   std::int64_t claim(Edge const& edge, std::int64_t dimensions) {
     auto const found = index_.find(edge.function.get());
-    if (found == index_.end() || sizes_.at(found->second) != dimensions) {
-      stop("a linear layer computes its weights from something else");
+    if (found == index_.end()) {
+      stop("a linear layer computes its weights");
       return -1;
     }
     auto const i = static_cast<std::size_t>(found->second);
-    if (used_[i]) {
-      stop("a parameter is used twice");
+    if (used_[i] || arena_.parameters()[i].dim() != dimensions) {
+      stop(name_of(found->second) + (used_[i] ? " is used twice" : " has an unusual shape"));
       return -1;
     }
     used_[i] = true;
@@ -143,13 +146,16 @@ class LinearGraphReader {
     return false;
   }
 
+  std::string name_of(std::int64_t i) const {
+    return "parameter '" + arena_.layout()[static_cast<std::size_t>(i)].name + "'";
+  }
   void stop(std::string why) { graph_.obstacle = std::move(why); }
 
+  Arena const& arena_;
   std::int64_t rows_;
   std::vector<bool> used_;
   std::vector<Edge> leaves_, open_;
   std::unordered_map<Node const*, std::int64_t> index_;
-  std::unordered_map<std::int64_t, std::int64_t> sizes_;
   std::unordered_set<Node const*> seen_;
   LinearGraph graph_;
 };

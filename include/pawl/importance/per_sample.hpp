@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -127,7 +128,7 @@ inline std::string add_batched(Probe const& probe, Dataset const& data, PerSampl
                                Rows const& rows, std::int64_t first, Tensor const& sum) {
   auto const z = probe.logits(data, rows);
   if (z.dim() != 2) return "the logits are not [N, C]";
-  auto const graph = LinearGraphReader(z, probe.arena.parameters()).take();
+  auto const graph = LinearGraphReader(z, probe.arena).take();
   if (!graph.obstacle.empty() || graph.uses.empty()) return graph.obstacle;
   torch::autograd::edge_list outputs;
   for (auto const& use : graph.uses) outputs.push_back(use.output);

@@ -28,7 +28,8 @@ struct SensitivityOptions {
   }
 };
 
-/// The sensitivity of a probed network on a data set, [P] in the type of the parameters.
+/// The sensitivity of a probed network on a data set, [P] in the type of the
+/// parameters, but float32 at least.
 inline Tensor sensitivity(Probe const& probe, Dataset const& data,
                           SensitivityOptions const& options) {
   auto const positions = probe.choose(data.size(), options.samples);
@@ -47,7 +48,7 @@ inline Tensor sensitivity(Probe const& probe, Dataset const& data,
          if (unit > 1) cotangent = cotangent / static_cast<double>(rows.size());
          return {1, [cotangent](std::int64_t) { return cotangent; }};
        }});
-  return (sum / static_cast<double>(count)).to(probe.arena.dtype());
+  return (sum / static_cast<double>(count)).to(PerSampleSum::wide_type(probe.arena.weights()));
 }
 
 /// How strongly the squared norm of a learner's outputs reacts to each weight: memory aware
@@ -65,7 +66,7 @@ inline Tensor sensitivity(Context& context, Dataset const& data, SensitivityOpti
 
 /// The same without a learner, over all outputs unless `active` says otherwise.
 inline Tensor sensitivity(Model const& model, Arena const& arena, Dataset const& data,
-                          SensitivityOptions const& options, Seed seed = {},
+                          SensitivityOptions const& options = {}, Seed seed = {},
                           ActiveLogits active = {}, PerSamplePath* path = nullptr) {
   return sensitivity(
       {.model = model, .arena = arena, .seed = seed, .active = std::move(active), .path = path},

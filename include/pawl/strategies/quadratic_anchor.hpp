@@ -7,8 +7,7 @@
 namespace pawl {
 inline namespace v0 {
 
-/// Sets a flat tensor [P] to 0 where parameters of the modules that `chosen(name, module)` picks
-/// lie.
+/// Sets a flat tensor [P] to 0 where parameters of the modules that `chosen(module)` picks lie.
 template <class F>
 void zero_modules(Context const& c, Tensor const& flat, F&& chosen) {
   for (auto const& item : c.model.module->named_modules("", false)) {
@@ -23,11 +22,11 @@ void zero_modules(Context const& c, Tensor const& flat, F&& chosen) {
 }
 
 /// What EWC, MAS and SI share: a quadratic pull of every weight to where it was.
-///   penalty = (s/2) sum_i Omega_i (th_i - th*_i)^2;   gradient: s Omega_i (th_i - th*_i), added in
-///   closed form
+///   penalty = (s/2) sum_i Omega_i (th_i - th*_i)^2
+///   gradient  s Omega_i (th_i - th*_i),  added in closed form
 /// Several pulls are one: beside Omega at th*, a further F at th' makes
-///   (Omega + F) at th* + F/(Omega + F) (th' - th*),   plus the constant 1/2 sum Omega F/(Omega +
-///   F) (th' - th*)^2,
+///   Omega + F  at  th* + F/(Omega + F) (th' - th*)
+///   plus the constant  1/2 sum Omega F/(Omega + F) (th' - th*)^2
 /// so the state has one size however many experiences there were. Without an anchor nothing is
 /// touched.
 struct QuadraticAnchor {

@@ -7,9 +7,10 @@ inline namespace v0 {
 
 /// Synaptic intelligence: keeps the weights that made the loss fall on the way they took (Zenke,
 /// Poole, Ganguli, ICML 2017).
-///   during e:  omega_i += -g_i (th_i(after step) - th_i(before step)),   g of the supervised loss
-///   alone end of e:  Omega_i += max(omega_i, 0) / ((th_i - th_start,i)^2 + xi);   omega = 0;
-///   anchor = th penalty  = c sum_i Omega_i (th_i - anchor_i)^2,   with strength s = 2 c
+///   during e:  omega_i += -g_i (th_i(after step) - th_i(before step)),  g of the supervised loss
+///   end of e:  Omega_i += max(omega_i, 0) / ((th_i - th_start,i)^2 + xi)
+///              omega = 0;   anchor = th
+///   penalty  = c sum_i Omega_i (th_i - anchor_i)^2,   with strength s = 2 c
 struct Si {
   enum class Gradient {
     task,  ///< of the supervised loss, as in the paper
