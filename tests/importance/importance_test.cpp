@@ -201,9 +201,9 @@ TEST_CASE("many samples at once give what one at a time gives") {
                   data, true, "");
   check_agreement(seeded(std::make_shared<MixedImpl>()), data, true, "");
   auto const images = data_of(draws({20, 1, 5, 5}, 3), labels(20, 4));
-  check_agreement(convolutional(), images, false, "Convolution");
+  check_agreement(convolutional(), images, false, "BatchNorm");
   auto norm = seeded(nn::Sequential(nn::Linear(4, 6), nn::BatchNorm1d(6), nn::Linear(6, 4)));
-  check_agreement(norm, data.select(torch::arange(40)), false, "NativeBatchNorm");
+  check_agreement(norm, data.select(torch::arange(40)), false, "BatchNorm");
 }
 
 TEST_CASE("weights that are used twice are summed over their uses before squaring") {
@@ -221,7 +221,7 @@ TEST_CASE("a module that mixes its rows is found out and done one sample at a ti
 TEST_CASE("several positions per sample are no rows of samples") {
   auto net = seeded(nn::Sequential(nn::Linear(4, 3), nn::Tanh(), nn::Flatten(), nn::Linear(6, 4)));
   check_agreement(net, data_of(draws({10, 2, 4}, 6), labels(10, 4)), false,
-                  "keep one row per sample");
+                  "not known to act row by row");
 }
 
 TEST_CASE("only the head of the trained task gets importance") {
