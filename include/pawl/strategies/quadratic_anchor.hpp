@@ -10,7 +10,7 @@ inline namespace v0 {
 /// Sets a flat tensor [P] to 0 where parameters of the modules that `chosen(module)` picks lie.
 template <class F>
 void zero_modules(Context const& c, Tensor const& flat, F&& chosen) {
-  for (auto const& item : c.model.module->named_modules("", false)) {
+  for (auto const& item : c.model.module->named_modules()) {
     if (!chosen(*item.value())) continue;
     auto const prefix = item.key().empty() ? "" : item.key() + ".";
     for (auto const& span : c.arena.layout()) {
@@ -112,12 +112,21 @@ struct QuadraticAnchor {
       if (part->as<nn::LinearImpl>()) last = part.get();
     }
     zero_modules(c, result, [&](nn::Module const& part) {
-      auto const norm = part.name().find("Norm") != std::string::npos;
+      auto const norm = is_norm(part);
       auto const head =
           c.model.heads.empty() ? &part == last : dynamic_cast<Head const*>(&part) != nullptr;
       return (norm && !include_norm) || (head && !include_head);
     });
     return result;
+  }
+
+  /// By the name of its type, so that layers of other libraries count; a block of layers is none.
+  static bool is_norm(nn::Module const& part) {
+    if (!part.children().empty()) return false;
+    for (auto const* kind : {"BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm"}) {
+      if (part.name().find(kind) != std::string::npos) return true;
+    }
+    return false;
   }
 
   /// Under SGD the pull alone overshoots where lr s Omega > 1, and diverges where it is 2 or more.
