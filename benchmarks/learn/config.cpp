@@ -1,279 +1,256 @@
 #include "config.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <map>
-#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
 
-#include <fmt/format.h>
-#include <toml++/toml.h>
+#include <pawl/core/optimizer_catalogue.hpp>
+#include <pawl/strategies/catalogue.hpp>
 
 namespace bench {
 
 namespace {
 
-/// A key as it is looked up: without leading dashes, and with underscores.
+std::string const strategy_section = "strategy.";
+
+std::vector<std::string> split(std::string const& text) {
+  std::vector<std::string> parts;
+  std::size_t begin = 0;
+  while (begin <= text.size()) {
+    auto const end = std::min(text.find(',', begin), text.size());
+    auto part = text.substr(begin, end - begin);
+    part.erase(0, part.find_first_not_of(' '));
+    part.erase(part.find_last_not_of(' ') + 1);
+    if (!part.empty()) parts.push_back(std::move(part));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+/// Dashes for underscores, no leading dashes.
 std::string normalised(std::string key) {
   key.erase(0, key.find_first_not_of('-'));
   std::replace(key.begin(), key.end(), '-', '_');
   return key;
 }
 
-std::string sentence(std::exception const& error) {
+/// What the user wrote, without pawl's own prefix and with the flag for the bare name.
+[[noreturn]] void bad_value(Knob const& knob, Assignment const& a, pawl::Error const& error) {
   std::string text = error.what();
-  return text.starts_with("pawl: ") ? text.substr(6) : text;
-}
-
-/// Runs `action`, and turns an Error of the library into a usage error.
-template <class F>
-auto as_usage(F&& action) {
-  try {
-    return action();
-  } catch (pawl::Error const& error) {
-    throw UsageError(sentence(error));
+  if (text.rfind("pawl: ", 0) == 0) text.erase(0, 6);
+  auto const bare = "option '" + knob.option.name + "'";
+  if (auto const at = text.find(bare); at != std::string::npos) {
+    text.replace(at, bare.size(), knob.flag());
+  } else {
+    text = knob.flag() + ": " + text;
   }
+  throw UsageError(text + (a.origin.empty() ? "" : " (in " + a.origin + ")"));
 }
 
-std::string last_value(Settings const& settings, std::vector<std::string> const& keys,
-                       std::string value) {
-  for (auto const& [key, text] : settings) {
-    if (std::find(keys.begin(), keys.end(), key) != keys.end()) value = text;
+void add(std::vector<Knob>& all, std::string const& section, pawl::Options options) {
+  for (auto& option : std::move(options).all()) all.push_back({section, std::move(option)});
+}
+
+void add_names(std::vector<Knob>& all, Config& c) {
+  using pawl::Options;
+  auto strategies = pawl::strategy_names();
+  strategies.insert(strategies.begin(), reference_names.begin(), reference_names.end());
+  std::string known;
+  for (auto const& name : strategies) known += (known.empty() ? "" : " | ") + name;
+  all.push_back({"",
+                 {.name = "strategies",
+                  .kind = pawl::Option::Kind::component,
+                  .values = "comma-separated: " + known,
+                  .help = "what keeps the model from forgetting, in order; naive: nothing; joint, "
+                          "cumulative: train on the data of all experiences, or of all so far",
+                  .choices = strategies,
+                  .get = [&c] { return c.strategy_text(); },
+                  .set = [&c](std::string const& names) { c.set_strategies(names); }}});
+  Options stream, optimizer, model;
+  stream.component("name", pawl::stream_names(), "data set and what makes experiences of it",
+                   [&c] { return c.stream.name; },
+                   [&c](std::string const& name) { c.stream = pawl::make_stream_choice(name); });
+  optimizer.component(
+      "name", pawl::optimizer_names(), "what applies the gradients",
+      [&c] { return c.optimizer.type_name(); },
+      [&c](std::string const& name) { c.optimizer = pawl::make_optimizer(name); });
+  model.component("name", pawl::model_names(), "network", [&c] { return c.model.type_name(); },
+                  [&c](std::string const& name) { c.model = pawl::make_model_choice(name); });
+  add(all, "stream", std::move(stream));
+  add(all, "optimizer", std::move(optimizer));
+  add(all, "model", std::move(model));
+}
+
+std::vector<std::string> spellings(std::vector<Knob> const& all) {
+  std::vector<std::string> names{"strategy", "stream", "optimizer", "model", "config", "force", "help"};
+  for (auto const& knob : all) {
+    names.push_back(knob.flag().substr(2));
+    auto const bare = knob.section == "stream" || knob.section == "training" || knob.section == "optimizer";
+    if (bare && knob.option.name != "name") names.push_back(knob.option.name);
   }
-  return value;
+  return names;
 }
 
-std::vector<std::string> words(std::string const& text) {
-  std::vector<std::string> parts;
-  std::stringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  return parts;
-}
-
-/// The strategies of a comma-separated list. `joint` and `cumulative` name the upper references: naive
-/// training on another kind of stream.
-void choose_strategies(RunConfig& config) {
-  std::map<std::string, int> times;
-  for (auto const& name : words(config.run.strategy)) {
-    if (name == "naive") continue;
-    if (name == "joint") {
-      config.stream.kind = pawl::StreamKind::joint;
-    } else if (name == "cumulative") {
-      config.stream.kind = pawl::StreamKind::cumulative;
-    } else {
-      auto names = pawl::strategy_names();
-      names.insert(names.end(), {"naive", "joint", "cumulative"});
-      if (std::find(names.begin(), names.end(), name) == names.end()) {
-        throw UsageError("there is no strategy '" + name + "'" + pawl::suggestion(name, names));
-      }
-      auto const n = ++times[name];
-      config.strategies.push_back(
-          {n == 1 ? name : name + std::to_string(n), pawl::make_strategy(name)});
-    }
+[[noreturn]] void unknown_key(std::vector<Knob> const& all, Assignment const& a) {
+  auto const key = normalised(a.key);
+  auto const where = a.origin.empty() ? "" : " (in " + a.origin + ")";
+  auto text = (a.origin.empty() ? "there is no option --" : "there is no key ") + key + where;
+  auto const near = pawl::nearest_name(key, spellings(all));
+  if (!near.empty()) text += "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
+  auto const prefix = key.substr(0, key.find('.'));
+  auto const strategies = pawl::strategy_names();
+  if (key != prefix && std::find(strategies.begin(), strategies.end(), prefix) != strategies.end()) {
+    bool listed = false;
+    for (auto const& knob : all) listed = listed || knob.section == strategy_section + prefix;
+    if (!listed) text = "--" + key + where + " is for the strategy '" + prefix +
+                        "', which this run does not use; add it to --strategy";
   }
-}
-
-struct Found {
-  pawl::Option option;
-  std::string full;  ///< its name with prefix
-};
-
-/// The option of a key, with its full prefix or, for the run, the stream, the training and the optimizer, without.
-Found find_option(RunConfig& config, std::string const& key) {
-  std::vector<Found> plain;
-  std::vector<std::string> names;
-  for (auto& section : config.sections()) {
-    auto const bare = section.prefix.empty() || section.prefix == "stream" ||
-                      section.prefix == "training" || section.prefix == "optimizer";
-    for (auto& option : section.options) {
-      auto const full = section.prefix.empty() ? option.name : section.prefix + "." + option.name;
-      if (key == full) return {option, full};
-      if (bare && key == option.name) plain.push_back({option, full});
-      names.push_back(full);
-      if (bare && !section.prefix.empty()) names.push_back(option.name);
-    }
-  }
-  if (plain.size() == 1) return plain.front();
-  if (plain.empty()) {
-    throw UsageError("there is no option '" + key + "'" + pawl::suggestion(key, names) +
-                     " (--help lists all options of the chosen components)");
-  }
-  std::string all;
-  for (auto const& found : plain) all += (all.empty() ? "" : " or ") + ("--" + found.full);
-  throw UsageError("'" + key + "' is an option of several components; write " + all);
-}
-
-void apply(RunConfig& config, Settings const& settings, bool components) {
-  for (auto const& [key, value] : settings) {
-    if (components && key.find('.') == std::string::npos) continue;
-    if (components) {
-      auto const owner = key.substr(0, key.find('.'));
-      auto const known = std::any_of(config.strategies.begin(), config.strategies.end(),
-                                     [&](auto const& s) { return s.prefix == owner; });
-      if (!known || !key.ends_with(".memory")) continue;
-    }
-    auto const found = find_option(config, key);
-    if (!components && found.option.kind == pawl::Option::Kind::component) continue;
-    try {
-      found.option.set(value);
-    } catch (pawl::Error const& error) {
-      auto text = sentence(error);
-      auto const quoted = "'" + found.option.name + "'";
-      if (auto const at = text.find(quoted); at != std::string::npos) {
-        text.replace(at, quoted.size(), "'" + found.full + "'");
-      }
-      throw UsageError(text);
-    }
-  }
-}
-
-std::string toml_value(pawl::Option const& option) {
-  using Kind = pawl::Option::Kind;
-  auto const value = option.get();
-  switch (option.kind) {
-    case Kind::boolean:
-    case Kind::integer:
-      return value;
-    case Kind::real:
-      return value.find_first_of(".einf") == std::string::npos ? value + ".0" : value;
-    case Kind::integers:
-      return "[" + value + "]";
-    case Kind::reals: {
-      std::string list;
-      for (auto number : words(value)) {
-        if (number.find_first_of(".e") == std::string::npos) number += ".0";
-        list += (list.empty() ? "" : ", ") + number;
-      }
-      return "[" + list + "]";
-    }
-    default: {
-      std::ostringstream text;
-      text << toml::value<std::string>(value);
-      return text.str();
-    }
-  }
-}
-
-std::string scalar_text(toml::node const& node, std::string const& key, std::string const& origin) {
-  if (auto const* text = node.as_string()) return text->get();
-  if (auto const* flag = node.as_boolean()) return flag->get() ? "true" : "false";
-  if (auto const* whole = node.as_integer()) return std::to_string(whole->get());
-  if (auto const* real = node.as_floating_point()) return fmt::format("{}", real->get());
-  throw UsageError(origin + ": '" + key + "' must be a text, a number, true or false, or a list");
-}
-
-void flatten(toml::table const& table, std::string const& prefix, std::string const& origin,
-             Settings& out) {
-  for (auto const& [name, node] : table) {
-    auto const key = prefix + std::string(name.str());
-    if (auto const* inner = node.as_table()) {
-      flatten(*inner, key == "strategy" ? "" : key + ".", origin, out);
-    } else if (auto const* list = node.as_array()) {
-      std::string text;
-      for (auto const& item : *list) {
-        text += (text.empty() ? "" : ",") + scalar_text(item, key, origin);
-      }
-      out.emplace_back(key, text);
-    } else {
-      out.emplace_back(key, scalar_text(node, key, origin));
-    }
-  }
+  throw UsageError(text);
 }
 
 }  // namespace
 
 void RunOptions::describe(pawl::Options& o) {
-  auto const choice = [&](char const* name, std::vector<std::string> names, std::string& value,
-                          char const* help) {
-    o.component(
-        name, std::move(names), help, [&value] { return value; },
-        [&value](std::string const& text) { value = text; });
-  };
-  choice("stream", pawl::stream_names(), stream, "data and how it is cut into experiences");
-  o("strategy", strategy, "strategies in calling order, comma-separated; naive, joint, cumulative");
-  choice("model", pawl::model_names(), model, "network");
-  choice("optimizer", pawl::optimizer_names(), optimizer, "optimizer");
-  o("data", data, "folder of data sets; empty: PAWL_DATA, else ./data");
-  o("device", device, "cpu, cuda or cuda:N");
-  o("seeds", seeds, pawl::at_least(1), "runs; run k has seed first_seed + k");
-  o("first_seed", first_seed, pawl::at_least(0), "seed of the first run");
+  o("seeds", seeds, pawl::between(1, 1e6), "number of runs, each with a seed of its own");
+  o("first_seed", first_seed, pawl::at_least(0), "seed of the first run; the next has one more");
   o("stream_seed", stream_seed, pawl::at_least(-1),
-    "seed of class order, permutations and angles, for all runs; -1: the seed of each run");
-  o("threads", threads, pawl::at_least(1), "threads of LibTorch");
+    "fixes class order, permutations, angles and subsets for all runs; -1: each run has its own");
+  o("init_seed", init_seed, pawl::at_least(-1),
+    "fixes the initial weights for all runs; -1: each run has its own");
+  o("threads", threads, pawl::between(1, 1024), "threads of a matrix product");
+  o("device", device, "cpu, cuda or cuda:N");
+  o("data", data, "folder of the data sets; empty: PAWL_DATA, else data");
+  o("out", out, "file for the results, one JSON object per line; empty: none");
+  o("evaluate", evaluate, {"each", "final"}, "measure after each experience, or after the last one");
+  o("trace_penalties", trace_penalties,
+    "also record the values of penalties that are added in closed form");
+  o("format", format, {"table", "json", "csv"}, "of the results on standard output");
 }
 
-std::vector<RunConfig::Section> RunConfig::sections() {
-  std::vector<Section> all;
-  all.push_back({"", "the run", pawl::options_of(run).all()});
-  all.push_back({"stream", stream.about, pawl::options_of(stream).all()});
-  all.push_back({"training", "how an experience is trained", pawl::options_of(training).all()});
-  all.push_back({"optimizer", pawl::optimizer_about(run.optimizer),
-                 pawl::options_of(optimizer).all()});
-  all.push_back({"model", model.about(), pawl::options_of(model).all()});
-  all.push_back({"evaluation", "how accuracy is measured", pawl::options_of(evaluation).all()});
-  for (auto& named : strategies) {
-    std::string about;
-    for (auto const& entry : pawl::strategy_catalogue()) {
-      if (entry.name == named.strategy.type_name()) about = entry.about;
+Config::Config()
+    : stream(pawl::make_stream_choice("split_mnist")), model(pawl::make_model_choice("mlp")) {}
+
+std::string Config::strategy_text() const {
+  if (strategies.empty()) return reference;
+  std::string text;
+  for (auto const& s : strategies) text.append(text.empty() ? "" : ",").append(s.strategy.type_name());
+  return text;
+}
+
+void Config::set_strategies(std::string const& text) {
+  auto const names = split(text);
+  auto known = pawl::strategy_names();
+  known.insert(known.begin(), reference_names.begin(), reference_names.end());
+  pawl::require(!names.empty(), "no strategy is named; use naive for none");
+  strategies.clear();
+  reference = "naive";
+  std::map<std::string, int> count;
+  for (auto const& name : names) {
+    auto const is = [&](std::string const& other) { return other == name; };
+    if (std::any_of(reference_names.begin(), reference_names.end(), is)) {
+      pawl::require(names.size() == 1, "'", name, "' is a way to train of its own; name it alone");
+      reference = name;
+      continue;
     }
-    all.push_back({named.prefix, about, pawl::options_of(named.strategy).all()});
+    pawl::require(std::any_of(known.begin(), known.end(), is), "there is no strategy '", name, "'",
+                  pawl::suggestion(name, known));
+    auto const number = ++count[name];
+    auto const prefix = number == 1 ? name : name + std::to_string(number);
+    strategies.push_back({prefix, pawl::make_strategy(name)});
   }
+}
+
+std::string Knob::path() const { return section.empty() ? option.name : section + "." + option.name; }
+
+std::string Knob::flag() const {
+  if (section.rfind(strategy_section, 0) == 0) {
+    return "--" + section.substr(strategy_section.size()) + "." + option.name;
+  }
+  if (option.name == "name") return "--" + section;
+  if (option.name == "strategies") return "--strategy";
+  auto const bare = section == "stream" || section == "training" || section == "optimizer";
+  auto const clash = option.name == "drop_last" || option.name == "mean";
+  return "--" + (bare && !clash ? option.name : path());
+}
+
+std::vector<Knob> knobs(Config& c) {
+  std::vector<Knob> all;
+  add_names(all, c);
+  add(all, "", pawl::options_of(c.run));
+  add(all, "stream", pawl::options_of(c.stream));
+  add(all, "training", pawl::options_of(c.training));
+  add(all, "optimizer", pawl::options_of(c.optimizer));
+  add(all, "model", pawl::options_of(c.model));
+  add(all, "evaluation", pawl::options_of(c.evaluation));
+  for (auto& s : c.strategies) add(all, strategy_section + s.prefix, pawl::options_of(s.strategy));
   return all;
 }
 
-RunConfig make_config(Settings const& given) {
-  Settings settings;
-  for (auto const& [key, value] : given) settings.emplace_back(normalised(key), value);
-  RunConfig config;
-  auto& run = config.run;
-  run.stream = last_value(settings, {"stream"}, run.stream);
-  run.strategy = last_value(settings, {"strategy"}, run.strategy);
-  run.model = last_value(settings, {"model"}, run.model);
-  run.optimizer = last_value(settings, {"optimizer"}, run.optimizer);
-  return as_usage([&] {
-    config.stream = pawl::make_stream_choice(run.stream);
-    config.model = pawl::make_model_choice(run.model);
-    config.optimizer = pawl::make_optimizer(run.optimizer);
-    choose_strategies(config);
-    apply(config, settings, true);
-    apply(config, settings, false);
-    return std::move(config);
-  });
-}
-
-Settings settings_from_toml(std::string const& text, std::string const& origin) {
-  try {
-    Settings settings;
-    flatten(toml::parse(text), "", origin, settings);
-    return settings;
-  } catch (toml::parse_error const& error) {
-    throw UsageError(fmt::format("{}: line {}: {}", origin, error.source().begin.line,
-                                 error.description()));
+Knob const* find_knob(std::vector<Knob> const& all, std::string const& written) {
+  auto key = normalised(written);
+  if (key == "strategy") key = "strategies";
+  if (key == "stream" || key == "optimizer" || key == "model") key += ".name";
+  std::vector<Knob const*> found;
+  for (auto const& knob : all) {
+    if (knob.path() == key || knob.path() == strategy_section + key) return &knob;
+    auto const bare = knob.section == "stream" || knob.section == "training" || knob.section == "optimizer";
+    if (bare && knob.option.name == key && key != "name") found.push_back(&knob);
   }
+  if (found.size() > 1) {
+    throw UsageError("--" + key + " can mean --" + found[0]->path() + " or --" + found[1]->path() +
+                     "; write one of them");
+  }
+  return found.empty() ? nullptr : found.front();
 }
 
-Settings settings_from_file(std::string const& path) {
-  std::ifstream file(path);
-  if (!file) throw UsageError("cannot open the config file '" + path + "'; check the path");
-  std::stringstream text;
-  text << file.rdbuf();
-  return settings_from_toml(text.str(), path);
-}
-
-std::string to_toml(RunConfig& config) {
-  std::string text;
-  for (auto const& section : config.sections()) {
-    auto const own = section.prefix == "stream" || section.prefix == "training" ||
-                     section.prefix == "optimizer" || section.prefix == "model" ||
-                     section.prefix == "evaluation";
-    // The names of the components are keys of the run, so their tables have names of their own.
-    if (!section.prefix.empty()) {
-      text += fmt::format("\n[{}]\n", own ? "options." + section.prefix : "strategies." + section.prefix);
-    }
-    for (auto const& option : section.options) {
-      text += fmt::format("{} = {}\n", option.name, toml_value(option));
+void configure(Config& config, std::vector<Assignment> const& assignments) {
+  std::vector<bool> done(assignments.size(), false);
+  bool chosen_by_flag = false;
+  // Components first, outer before inner: choosing one brings its options, with their defaults.
+  for (bool again = true; again;) {
+    again = false;
+    auto const all = knobs(config);
+    for (std::size_t i = 0; i < assignments.size() && !again; ++i) {
+      auto const* knob = done[i] ? nullptr : find_knob(all, assignments[i].key);
+      if (knob == nullptr || knob->option.kind != pawl::Option::Kind::component) continue;
+      if (!assignments[i].given) throw UsageError(knob->flag() + " needs a name: " + knob->option.values);
+      auto const before = knob->option.get();
+      try {
+        if (before != assignments[i].value || knob->path() == "strategies") {
+          knob->option.set(assignments[i].value);
+        }
+      } catch (pawl::Error const& error) {
+        bad_value(*knob, assignments[i], error);
+      }
+      chosen_by_flag = chosen_by_flag || assignments[i].origin.empty();
+      done[i] = again = true;
     }
   }
-  return text;
+  auto const all = knobs(config);
+  for (std::size_t i = 0; i < assignments.size(); ++i) {
+    if (done[i]) continue;
+    auto const& a = assignments[i];
+    auto const* knob = find_knob(all, a.key);
+    // A flag that exchanges a component leaves the old one's options in the file behind.
+    if (knob == nullptr && chosen_by_flag && !a.origin.empty()) continue;
+    if (knob == nullptr) unknown_key(all, a);
+    if (!a.given && knob->option.kind != pawl::Option::Kind::boolean) {
+      throw UsageError(knob->flag() + " needs a value: " + knob->option.values);
+    }
+    try {
+      knob->option.set(a.value);
+    } catch (pawl::Error const& error) {
+      bad_value(*knob, a, error);
+    }
+  }
+  if (config.reference == "naive") return;
+  auto const kind = config.reference == "joint" ? pawl::StreamKind::joint : pawl::StreamKind::cumulative;
+  if (config.stream.kind != kind && config.stream.kind != pawl::StreamKind::sequential) {
+    throw UsageError("--strategy " + config.reference + " and --kind contradict each other; give one");
+  }
+  config.stream.kind = kind;
 }
 
 }  // namespace bench

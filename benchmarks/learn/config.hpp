@@ -1,77 +1,97 @@
 #pragma once
 
+// What a run is: every component with every option, from flags and config files, described once.
+
 #include <cstdint>
+#include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <pawl/core/any_learner.hpp>
-#include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/metrics/evaluate.hpp>
 #include <pawl/models/make_model.hpp>
-#include <pawl/strategies/catalogue.hpp>
 #include <pawl/stream/make_stream.hpp>
 
 namespace bench {
 
-/// A mistake on the command line or in a config file: exit code 2.
-struct UsageError : pawl::Error {
-  using pawl::Error::Error;
+/// A mistake in the call: exit code 2.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
-/// Keys and values in the order given; later ones win. Keys are `experiences`, `stream.experiences`,
-/// `replay.capacity`; dashes count as underscores.
-using Settings = std::vector<std::pair<std::string, std::string>>;
+/// A learner of its own kind: no strategy, but another stream.
+inline std::vector<std::string> const reference_names{"naive", "joint", "cumulative"};
 
-/// What a run is, besides its components.
+enum class Evaluate { each, final_only };
+enum class Format { table, json, csv };
+
+/// Options of a run that belong to no component.
 struct RunOptions {
-  std::string stream = "split_mnist";
-  std::string strategy = "naive";
-  std::string model = "mlp";
-  std::string optimizer = "sgd";
-  std::string data = "";
-  std::string device = "cpu";
   std::int64_t seeds = 1;
   std::int64_t first_seed = 0;
   std::int64_t stream_seed = -1;
+  std::int64_t init_seed = -1;
   std::int64_t threads = 1;
+  std::string device = "cpu";
+  std::string data;
+  std::string out;
+  Evaluate evaluate = Evaluate::each;
+  bool trace_penalties = false;
+  Format format = Format::table;
 
   void describe(pawl::Options& o);
 };
 
-/// A strategy of a run and the prefix of its options: `replay`, `replay2`, ...
 struct NamedStrategy {
-  std::string prefix;
+  std::string prefix;  ///< "replay", and "replay2" for the second of that name
   pawl::AnyStrategy strategy;
 };
 
-/// A run with everything resolved.
-struct RunConfig {
-  RunOptions run;
-  pawl::AnyStream stream;
-  pawl::AnyModelChoice model;
-  pawl::AnyOptimizer optimizer;
-  pawl::Training training;
-  pawl::Evaluation evaluation;
-  std::vector<NamedStrategy> strategies;
+struct Config {
+  Config();
 
-  /// Sections of options, bound to this config: prefix and options.
-  struct Section {
-    std::string prefix;
-    std::string about;
-    std::vector<pawl::Option> options;
-  };
-  std::vector<Section> sections();
+  RunOptions run;
+  std::string reference = "naive";  ///< used when there are no strategies
+  std::vector<NamedStrategy> strategies;
+  pawl::AnyStream stream;
+  pawl::Training training;
+  pawl::AnyOptimizer optimizer;
+  pawl::AnyModelChoice model;
+  pawl::Evaluation evaluation;
+
+  std::string strategy_text() const;  ///< "replay,lwf"
+  void set_strategies(std::string const& names);
 };
 
-/// Resolves settings; throws UsageError that names the nearest right key or value.
-RunConfig make_config(Settings const& settings);
+/// An option of one part of a configuration, bound to it: valid until a component is replaced.
+struct Knob {
+  std::string section;  ///< "", stream, training, optimizer, model, evaluation or strategy.<prefix>
+  pawl::Option option;
 
-/// The settings of a TOML text; `origin` is named in messages.
-Settings settings_from_toml(std::string const& text, std::string const& origin);
-Settings settings_from_file(std::string const& path);
+  std::string path() const;  ///< in a config file: strategy.replay.capacity
+  std::string flag() const;  ///< on the command line: --replay.capacity
+};
 
-/// A TOML text that gives the same config again.
-std::string to_toml(RunConfig& config);
+std::vector<Knob> knobs(Config& config);
+
+/// A value for an option, by any of its spellings.
+struct Assignment {
+  std::string key;
+  std::string value;
+  std::string origin = {};  ///< the config file; empty on the command line
+  bool given = true;        ///< false for a flag without a value
+};
+
+/// Applies values, later ones over earlier ones; throws UsageError.
+void configure(Config& config, std::vector<Assignment> const& assignments);
+
+/// The option of a key or flag, by any spelling (dashes or underscores, with or without the section where that
+/// is clear); nullptr when there is none.
+Knob const* find_knob(std::vector<Knob> const& all, std::string const& key);
+
+/// The values of a TOML config file, in its order.
+std::vector<Assignment> read_config(std::string const& path);
+std::string to_toml(Config& config);
 
 }  // namespace bench

@@ -1,0 +1,244 @@
+#include "experiment.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <pawl/observe/progress.hpp>
+
+#include <sys/resource.h>
+
+#include <ATen/Context.h>
+
+namespace bench {
+
+namespace {
+
+volatile std::sig_atomic_t interrupt_seen = 0;
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Sums of losses on the device, read once at the end of an experience.
+struct Losses {
+  void step(pawl::Context const& c) {
+    if (interrupted()) throw Interrupted{};
+    torch::NoGradGuard no_grad;
+    add(sum, c.task_loss);
+    last = c.task_loss;
+    for (auto const& [name, value] : c.penalties) add(penalties[name], value.detach());
+    ++steps;
+    samples += c.fresh.size();
+  }
+  double mean(torch::Tensor const& total) const {
+    return total.defined() ? total.item<double>() / static_cast<double>(steps)
+                           : std::numeric_limits<double>::quiet_NaN();
+  }
+
+  torch::Tensor sum, last;
+  std::map<std::string, torch::Tensor> penalties;
+  std::int64_t steps = 0, samples = 0;
+
+ private:
+  static void add(torch::Tensor& total, torch::Tensor const& value) {
+    if (total.defined()) {
+      total.add_(value);
+    } else {
+      total = value.to(torch::kFloat64, /*non_blocking=*/false, /*copy=*/true);
+    }
+  }
+};
+struct TracedLosses : Losses {
+  static constexpr bool wants_penalties = true;
+};
+
+/// A model without its strategies, for the accuracy before training.
+struct Untrained {
+  pawl::Context c;
+  pawl::Context& context() { return c; }
+  torch::Tensor scores(torch::Tensor const& x, torch::Tensor const& tasks) {
+    pawl::ModeScope mode(*c.model.module, false);
+    return c.forward(x, tasks);
+  }
+};
+
+torch::Device device_of(std::string const& name) {
+  auto const near = pawl::nearest_name(name, {"cpu", "cuda"});
+  pawl::require(name == "cpu" || name.rfind("cuda", 0) == 0, "there is no device '", name, "'; did you mean '",
+                near.empty() ? "cpu" : near, "'?");
+  pawl::require(name == "cpu" || at::hasCUDA(),
+                "device is '", name, "' but this LibTorch finds no CUDA device; use --device cpu");
+  try {
+    return torch::Device(name);
+  } catch (c10::Error const&) {
+    pawl::fail("device is '", name, "' but must be cpu, cuda or cuda:N");
+  }
+}
+
+pawl::Seed fixed(std::int64_t option, std::int64_t seed) {
+  return pawl::Seed{static_cast<std::uint64_t>(option >= 0 ? option : seed)};
+}
+
+pawl::StrategyList list_of(Config const& config) {
+  std::vector<pawl::AnyStrategy> strategies;
+  for (auto const& s : config.strategies) strategies.push_back(s.strategy);
+  return strategies;
+}
+
+/// What is trained on, and what is tested: the experiences' own test sets, whatever the training sets are.
+struct Streams {
+  pawl::Stream train;
+  pawl::Stream test;
+};
+
+Streams streams_of(Config const& config, pawl::TrainTest const& data, std::int64_t seed) {
+  auto const stream_seed = fixed(config.run.stream_seed, seed);
+  auto own = config.stream;
+  own.kind = pawl::StreamKind::sequential;
+  own.chunk = 0;
+  return {config.stream.build(data, stream_seed), own.build(data, stream_seed)};
+}
+
+pawl::Model model_of(Config const& config, pawl::Stream const& test, std::int64_t seed) {
+  auto const tasks = test.scenario == pawl::Scenario::task ? test.size() : 0;
+  auto model = config.model.build(test[0].train.source->shape, test.outputs, tasks,
+                                  fixed(config.run.init_seed, seed));
+  model.module->to(device_of(config.run.device));
+  return model;
+}
+
+/// b_j; empty where the model has no outputs yet (growing heads).
+std::vector<double> untrained_accuracy(pawl::Model const& model, pawl::Stream const& test,
+                                       pawl::Evaluation const& options) {
+  Untrained learner;
+  learner.c.model = model;
+  learner.c.arena.bind(*model.module);
+  torch::NoGradGuard no_grad;
+  auto const& first = test[0].test;
+  auto const row = first.read(torch::arange(1, torch::kInt64), learner.c.arena.device());
+  auto const x = first.normalise(row.stored, learner.c.arena.dtype());
+  if (learner.scores(x, row.task).size(1) < test.outputs) return {};
+  return pawl::evaluate(learner, test, options).accuracy;
+}
+
+std::int64_t peak_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+/// A model that was trained jointly has no row per experience: only its accuracy at the end is defined.
+void joint_metrics(SeedResult& result, pawl::AccuracyRow const& row) {
+  for (auto& [name, value] : result.metrics) {
+    value.reset();
+    if (name == "final_accuracy") value = pawl::mean_accuracy(row);
+    if (name == "final_accuracy_by_sample") value = pawl::pooled_accuracy(row);
+  }
+  result.forgetting_at_all.clear();
+}
+
+}  // namespace
+
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupt_seen = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+bool interrupted() { return interrupt_seen != 0; }
+
+std::optional<double> SeedResult::metric(std::string const& name) const {
+  for (auto const& [key, value] : metrics) {
+    if (key == name) return value;
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> metric_names() {
+  std::vector<std::string> names;
+  for (auto const& metric : pawl::AccuracyMatrix{}.metrics()) names.push_back(metric.first);
+  return names;
+}
+
+std::vector<pawl::StrategyRecord> check(Config const& config) {
+  device_of(config.run.device);
+  auto list = list_of(config);
+  list.check();
+  list.check_values();
+  return list.records();
+}
+
+pawl::TrainTest load_data(Config const& config) { return config.stream.load(config.run.data); }
+
+SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
+                    std::string const& label, OnExperience const& done) {
+  auto const start = Clock::now();
+  auto const streams = streams_of(config, data, seed);
+  auto const model = model_of(config, streams.test, seed);
+  SeedResult result{.seed = seed};
+  pawl::AccuracyMatrix matrix;
+  auto const timed = [](double& seconds, auto&& work) {
+    auto const begin = Clock::now();
+    work();
+    seconds += seconds_since(begin);
+  };
+  timed(result.evaluate_seconds, [&] {
+    result.untrained = untrained_accuracy(model, streams.test, config.evaluation);
+  });
+  if (!result.untrained.empty()) matrix.untrained(result.untrained);
+  pawl::AnyLearner learner{model, config.optimizer, list_of(config)};
+  learner.seed({static_cast<std::uint64_t>(seed)});
+  auto const points = pawl::evaluation_points(streams.train);
+  TracedLosses losses;
+  ExperienceResult one{.seed = seed};
+  for (auto const& experience : streams.train) {
+    pawl::Progress progress{label};
+    timed(one.train_seconds, [&] {
+      if (config.run.trace_penalties) {
+        learner.fit(experience, config.training, losses, progress);
+      } else {
+        learner.fit(experience, config.training, static_cast<Losses&>(losses), progress);
+      }
+    });
+    if (!std::binary_search(points.begin(), points.end(), experience.index)) continue;
+    auto const last = experience.index + 1 == streams.train.size();
+    if (last || config.run.evaluate == Evaluate::each) {
+      timed(one.evaluate_seconds,
+            [&] { one.row = pawl::evaluate(learner, streams.test, config.evaluation); });
+      result.prediction = one.row.prediction;
+      result.test_sizes = one.row.size;
+    }
+    one.loss = losses.mean(losses.sum);
+    one.last_loss = losses.last.defined() ? losses.last.item<double>() : one.loss;
+    for (auto const& [name, sum] : losses.penalties) one.penalties[name] = losses.mean(sum);
+    one.steps = losses.steps;
+    result.matrix.push_back(one.row.accuracy);
+    result.matrix.back().resize(static_cast<std::size_t>(streams.test.size()),
+                                std::numeric_limits<double>::quiet_NaN());
+    matrix.append(pawl::AccuracyRow{one.row.accuracy, one.row.size, ""});
+    result.train_seconds += one.train_seconds;
+    result.evaluate_seconds += one.evaluate_seconds;
+    result.steps += losses.steps;
+    result.samples += losses.samples;
+    done(one);
+    one = {.seed = seed, .experience = one.experience + 1};
+    losses = {};
+  }
+  result.metrics = matrix.metrics();
+  result.forgetting_at_all = matrix.forgetting_at_all();
+  if (config.stream.kind == pawl::StreamKind::joint) joint_metrics(result, matrix.rows().back());
+  for (auto const& p : learner.context().arena.parameters()) result.parameters += p.numel();
+  result.state_bytes = learner.state_bytes();
+  result.peak_bytes = peak_bytes();
+  result.total_seconds = seconds_since(start);
+  return result;
+}
+
+}  // namespace bench

@@ -1,0 +1,71 @@
+#pragma once
+
+// One configuration under one seed: train, evaluate, measure.
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <pawl/metrics/accuracy_matrix.hpp>
+
+#include "config.hpp"
+
+namespace bench {
+
+/// Thrown between two steps after Ctrl-C.
+struct Interrupted : std::exception {};
+
+/// Lets Ctrl-C (and a polite kill) end the run between two steps; a second one ends the program at once.
+void catch_interrupts();
+bool interrupted();
+
+/// After one experience.
+struct ExperienceResult {
+  std::int64_t seed = 0;
+  std::int64_t experience = 0;
+  pawl::AccuracyRow row = {};  ///< empty accuracy: not evaluated
+  double loss = 0;        ///< supervised loss, mean over steps
+  double last_loss = 0;   ///< of the last step
+  std::map<std::string, double> penalties = {};  ///< mean over steps
+  std::int64_t steps = 0;
+  double train_seconds = 0;
+  double evaluate_seconds = 0;
+};
+
+struct SeedResult {
+  std::int64_t seed = 0;
+  std::vector<std::pair<std::string, std::optional<double>>> metrics = {};
+  std::vector<double> forgetting_at_all = {};
+  std::vector<std::vector<double>> matrix = {};  ///< NaN where not evaluated
+  std::vector<std::int64_t> test_sizes = {};
+  std::string prediction = {};         ///< class, task_masked or task_head
+  std::vector<double> untrained = {};  ///< empty: the model has no outputs before training
+  double train_seconds = 0, evaluate_seconds = 0, total_seconds = 0;
+  std::int64_t steps = 0;
+  std::int64_t samples = 0;  ///< fresh rows trained on
+  std::int64_t parameters = 0;
+  std::int64_t state_bytes = 0;   ///< of the strategies, memories included
+  std::int64_t peak_bytes = 0;    ///< resident memory of the process so far
+
+  std::optional<double> metric(std::string const& name) const;
+};
+
+/// Throws what is wrong with the composition before anything is trained.
+std::vector<pawl::StrategyRecord> check(Config const& config);
+
+/// The data set of a configuration; shared by all seeds.
+pawl::TrainTest load_data(Config const& config);
+
+using OnExperience = std::function<void(ExperienceResult const&)>;
+SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
+                    std::string const& label, OnExperience const& done);
+
+/// Names of all metrics, in the order of records.
+std::vector<std::string> metric_names();
+
+}  // namespace bench

@@ -1,0 +1,72 @@
+// pawl-bench: compares continual-learning strategies from the shell.
+
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "commands.hpp"
+
+#include <malloc.h>
+
+namespace {
+
+constexpr char const* usage =
+    "usage: pawl-bench COMMAND [OPTIONS]\n\n"
+    "  run         train strategies on a stream over seeds, measure, report\n"
+    "  quickstart  seven strategies on the digits, five seeds each, one table\n"
+    "  reproduce   run published results and say whether they agree\n"
+    "  list        what there is: streams, strategies, models, memories, optimizers, metrics\n"
+    "  help NAME   a command, or a component with its options, defaults and paper\n\n"
+    "Every command takes --help.\n";
+
+int dispatch(bench::Arguments arguments) {
+  if (arguments.empty()) throw bench::UsageError("a command is missing: run, quickstart, reproduce, list or help");
+  auto const command = arguments.front();
+  arguments.erase(arguments.begin());
+  if (command == "--help" || command == "-h" || (command == "help" && arguments.empty())) {
+    std::fputs(usage, stdout);
+    return 0;
+  }
+  if (command == "--version") {
+    std::puts(bench::version_text().c_str());
+    return 0;
+  }
+  if (command == "run") return bench::run_command(arguments);
+  if (command == "list") return bench::list_command(arguments);
+  if (command == "help") return bench::help_command(arguments);
+  if (command == "reproduce") return bench::reproduce_command(arguments);
+  if (command == "quickstart") return bench::quickstart_command(arguments);
+  if (auto const text = bench::help_of(command); !text.empty()) {
+    std::fputs(text.c_str(), stdout);
+    return 0;
+  }
+  throw bench::UsageError(
+      "there is no command '" + command + "'" +
+      pawl::suggestion(command, {"run", "quickstart", "reproduce", "list", "help"}));
+}
+
+std::string first_line(std::string text) {
+  if (text.rfind("pawl: ", 0) == 0) text.erase(0, 6);
+  return text.substr(0, text.find('\n'));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Keep freed memory: giving batches back to the system and asking again costs up to a third of a step.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  try {
+    return dispatch({argv + 1, argv + argc});
+  } catch (bench::UsageError const& error) {
+    std::fprintf(stderr, "pawl-bench: %s\n", first_line(error.what()).c_str());
+    return 2;
+  } catch (std::exception const& error) {
+    std::fprintf(stderr, "pawl-bench: %s\n", first_line(error.what()).c_str());
+    return 1;
+  } catch (...) {
+    std::fprintf(stderr, "pawl-bench: an unknown error ended the run\n");
+    return 1;
+  }
+}

@@ -1,0 +1,4 @@
+#include "commands.hpp"
+namespace bench {
+int reproduce_command(Arguments const&) { throw UsageError("not yet"); }
+}

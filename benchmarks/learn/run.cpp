@@ -1,0 +1,91 @@
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "commands.hpp"
+#include "record.hpp"
+#include "report.hpp"
+
+#include <unistd.h>
+
+namespace bench {
+
+namespace {
+
+void print(Format format, Config& config, Json const& header, std::vector<SeedResult> const& results,
+           bool stopped) {
+  std::string text;
+  if (format == Format::table) text = result_table(config, results);
+  if (format == Format::csv) text = result_csv(results);
+  if (format == Format::json) {
+    auto list = Json::array();
+    for (auto const& r : results) list.push_back(result_record(r));
+    text = Json{{"header", header}, {"results", list}, {"summary", summary_record(results, stopped)}}.dump(2);
+    text += "\n";
+  }
+  std::fputs(text.c_str(), stdout);
+  pawl::require(std::fflush(stdout) == 0, "the results could not be written to standard output");
+}
+
+int run(Config& config, bool force) {
+  auto const strategies = check(config);
+  OutputFile out(config.run.out, force);
+  set_threads(config.run.threads);
+  auto const header = header_record(config, strategies);
+  out.line(header);
+  auto const data = load_data(config);
+  catch_interrupts();
+  std::vector<SeedResult> results;
+  bool anything = false;
+  try {
+    for (std::int64_t k = 0; k < config.run.seeds; ++k) {
+      if (interrupted()) throw Interrupted{};
+      auto const seed = config.run.first_seed + k;
+      auto const label =
+          "seed " + std::to_string(seed) + " (" + std::to_string(k + 1) + "/" + std::to_string(config.run.seeds) + ")";
+      results.push_back(run_seed(config, data, seed, label, [&](ExperienceResult const& r) {
+        out.line(experience_record(r));
+        anything = true;
+      }));
+      out.line(result_record(results.back()));
+    }
+  } catch (Interrupted const&) {
+    if (::isatty(STDERR_FILENO)) std::fputs("\r\033[K", stderr);
+    std::fprintf(stderr, "pawl-bench: interrupted with %zu of %lld seeds finished\n", results.size(),
+                 static_cast<long long>(config.run.seeds));
+    if (!anything) return exit_interrupted;
+    out.line(summary_record(results, true));
+    out.finish();
+    if (!results.empty()) print(config.run.format, config, header, results, true);
+    return exit_interrupted;
+  }
+  out.line(summary_record(results, false));
+  out.finish();
+  print(config.run.format, config, header, results, false);
+  return 0;
+}
+
+}  // namespace
+
+int run_command(Arguments const& arguments) {
+  auto parsed = parse(arguments, {"help", "force", "print-config"});
+  if (!parsed.names.empty()) {
+    throw UsageError("run takes options only, but there is '" + parsed.names.front() +
+                     "'; a list is written with commas and no spaces");
+  }
+  auto const help = parsed.take_switch("help");
+  auto const force = parsed.take_switch("force");
+  auto const print_config = parsed.take_switch("print-config");
+  std::vector<Assignment> assignments;
+  if (auto const file = parsed.take("config"); !file.empty()) assignments = read_config(file);
+  assignments.insert(assignments.end(), parsed.assignments.begin(), parsed.assignments.end());
+  Config config;
+  configure(config, assignments);
+  if (help || print_config) {
+    std::fputs((help ? run_help(config) : to_toml(config)).c_str(), stdout);
+    return 0;
+  }
+  return run(config, force);
+}
+
+}  // namespace bench
