@@ -50,6 +50,17 @@ inline Rows only_past(Context const& c, Rows rows) {
   return rows;
 }
 
+/// Rows of past experiences alone. A memory that answers draws in its own way is asked for `n`
+/// rows, and what it gives of the present experience is dropped.
+inline Rows draw_past(Context const& c, AnyMemory& memory, std::int64_t n, Generator generator,
+                      Sampler& sampler) {
+  if (memory.empty()) return {};
+  if (memory.slots() == nullptr && sampler.policy == Draw::uniform) {
+    return replayed(c, only_past(c, memory.draw(n, generator)));
+  }
+  return replayed(c, sampler(memory, n, generator, other_tasks(memory_task(c))));
+}
+
 /// Appends the present shard's share of rows that were drawn for the whole step; `weight` is that
 /// of each row in the supervised loss.
 inline void append_share(Context const& c, Batch& batch, void const* owner, Rows const& drawn,

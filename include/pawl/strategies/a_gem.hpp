@@ -39,7 +39,8 @@ struct AGem {
   }
 
   void edit_gradient(Context& c) {
-    auto const rows = draw_past(c);
+    Sampler uniform;
+    auto const rows = draw_past(c, memory, batch, c.generator("draw.a_gem"), uniform);
     if (rows.size() == 0) return;
     std::vector<bool> used;
     auto const r = c.gradient_on(rows, reference_mode == Reference::train, &used);
@@ -57,17 +58,6 @@ struct AGem {
   void project(Tensor const& g, Tensor const& r) const {
     auto const k = g.dot(r).clamp_max(0) / r.dot(r).clamp_min(eps);
     g.sub_(r * k);
-  }
-
- private:
-  Rows draw_past(Context& c) {
-    if (memory.empty()) return {};
-    auto const generator = c.generator("draw.a_gem");
-    if (memory.slots() == nullptr) {  // a memory that answers its draws in its own way
-      return replayed(c, only_past(c, memory.draw(batch, generator)));
-    }
-    Sampler sampler;
-    return replayed(c, sampler(memory, batch, generator, other_tasks(memory_task(c))));
   }
 };
 

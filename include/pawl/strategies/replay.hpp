@@ -127,8 +127,8 @@ struct Replay {
     // Passes over the memory go on from step to step, so their order belongs to the run.
     auto const generator =
         draw == Draw::cycle ? c.run_generator("draw.replay") : c.generator("draw.replay");
-    auto const past = exclude_current ? other_tasks(memory_task(c)) : Eligible{};
-    return replayed(c, sampler(memory, n, generator, past));
+    if (exclude_current) return draw_past(c, memory, n, generator, sampler);
+    return replayed(c, sampler(memory, n, generator));
   }
 };
 
