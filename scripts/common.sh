@@ -16,7 +16,7 @@ die() {
 
 # Debian packages for a compiler, CMake and the libraries of programs and tests.
 BUILD_PACKAGES=(g++ cmake ninja-build ccache zlib1g-dev
-  libfmt-dev libcli11-dev nlohmann-json3-dev libtomlplusplus-dev)
+  libfmt-dev nlohmann-json3-dev libtomlplusplus-dev)
 TEST_PACKAGES=(doctest-dev libbenchmark-dev)
 
 as_root() {
