@@ -103,6 +103,22 @@ struct MixedImpl : nn::Module {
   nn::Linear idle{nullptr}, frozen{nullptr}, last{nullptr};
 };
 
+/// A residual block, and a bias that all outputs share.
+struct ResidualImpl : nn::Module {
+  explicit ResidualImpl(std::int64_t biases) {
+    first = register_module("first", nn::Linear(4, 6));
+    second = register_module("second", nn::Linear(6, 6));
+    last = register_parameter("last", torch::zeros({4, 6}));
+    bias = register_parameter("bias", torch::zeros({biases}));
+  }
+  Tensor forward(Tensor const& x) {
+    auto const h = torch::tanh(first(x));
+    return torch::addmm(bias, h + torch::relu(second(h)) * h, last.t());
+  }
+  nn::Linear first{nullptr}, second{nullptr};
+  Tensor last, bias;
+};
+
 /// Looks like a linear layer per sample in the graph, but its rows are not independent.
 struct CoupledImpl : nn::Module {
   CoupledImpl() { layer = register_module("layer", nn::Linear(4, 4)); }
@@ -200,6 +216,9 @@ TEST_CASE("many samples at once give what one at a time gives") {
                                         nn::Linear(6, 4))),
                   data, true, "");
   check_agreement(seeded(std::make_shared<MixedImpl>()), data, true, "");
+  check_agreement(seeded(std::make_shared<ResidualImpl>(4)), data, true, "");
+  auto const few = data.select(torch::arange(20));
+  check_agreement(seeded(std::make_shared<ResidualImpl>(1)), few, false, "'bias' is broadcast");
   auto const images = data_of(draws({20, 1, 5, 5}, 3), labels(20, 4));
   check_agreement(convolutional(), images, false, "BatchNorm");
   auto norm = seeded(nn::Sequential(nn::Linear(4, 6), nn::BatchNorm1d(6), nn::Linear(6, 4)));
@@ -231,6 +250,9 @@ TEST_CASE("only the head of the trained task gets importance") {
   auto data = data_of(draws({30, 4}, 7), labels(30, 2));
   data.tasks = torch::ones({30}, torch::kInt64);
   check_agreement(net, data, true, "");
+  auto mixed = data;
+  mixed.tasks = torch::arange(30) % 3;
+  check_agreement(net, mixed, false, "IndexSelect");
   Arena const arena(*net);
   for (auto const& importance : {fisher(net, arena, data), sensitivity(net, arena, data)}) {
     for (std::size_t i = 0; i < arena.layout().size(); ++i) {
@@ -468,4 +490,12 @@ TEST_CASE("an importance of nothing, or of labels without an output, is refused"
       doctest::Contains("too few"), Error);
   CHECK_THROWS_WITH_AS(fisher(net, arena, data, {.labels = FisherLabels::empirical}),
                        doctest::Contains("label 5 is not among the 2 outputs"), Error);
+  ActiveLogits const hide = [](Tensor const& z, Tensor const&, Tensor const&) {
+    return z.masked_fill(column_mask({0}, 2).logical_not(), -INFINITY);
+  };
+  CHECK_THROWS_WITH_AS(fisher(net, arena, data, {.labels = FisherLabels::empirical}, {}, hide),
+                       doctest::Contains("not among the"), Error);
+  CHECK_THROWS_WITH_AS(fisher(net, arena, data.select(torch::tensor({1})),
+                              {.labels = FisherLabels::empirical}, {}, hide),
+                       doctest::Contains("not among the active outputs"), Error);
 }

@@ -83,6 +83,8 @@ inline Cotangents fisher_cotangents(Probe const& probe, FisherLabels labels, Ten
   require(rows.labels.numel() == 0 || label.max().template item<std::int64_t>() < z.size(1),
           "fisher: label ", label.max().template item<std::int64_t>(), " is not among the ",
           z.size(1), " outputs that take part; see labels and active");
+  require(!z.gather(1, label).isneginf().any().template item<bool>(),
+          "fisher: a row has a label that is not among the active outputs; see labels and active");
   auto cotangent = -p;
   cotangent.scatter_add_(1, label, torch::ones_like(label, p.options()));
   if (labels == FisherLabels::batch) cotangent.div_(static_cast<double>(rows.size()));

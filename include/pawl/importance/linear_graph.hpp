@@ -28,7 +28,7 @@ struct LinearUse {
 struct LinearGraph {
   std::vector<LinearUse> uses;
   std::string
-      obstacle;  ///< why nothing is proved; empty: every parameter used is in exactly one of `uses`
+      obstacle;  ///< why nothing is proved; empty: each parameter is in one of `uses`, or idle
 };
 
 /// Reads the graph behind logits [n, C] and proves, or not, that every parameter is used exactly
@@ -71,8 +71,9 @@ class LinearGraphReader {
     }
     if (!one_row_per_sample(*node)) return stop(node->name() + " does not keep one row per sample");
     if (auto* addmm = dynamic_cast<ops::AddmmBackward0*>(node)) {
-      if (addmm->alpha.to<double>() != 1 || addmm->beta.to<double>() != 1)
-        return stop("scaled addmm");
+      if (addmm->alpha.to<double>() != 1 || addmm->beta.to<double>() != 1) {
+        return stop("a linear layer has factors of its own");
+      }
       return product(edge, addmm->next_edge(1), addmm->next_edge(2), addmm->next_edge(0),
                      addmm->mat1_);
     }
@@ -90,28 +91,33 @@ class LinearGraphReader {
     if (weight.is_valid()) {
       use.transposed = weight.function->name() == "TBackward0";
       if (use.transposed) weight = weight.function->next_edge(0);
-      use.weight = claim(weight, 2);
+      use.weight = claim(weight);
       if (use.weight < 0) return;
       use.input = saved.unpack().detach();
     }
     if (bias.is_valid()) {
-      use.bias = claim(bias, 1);
+      use.bias = claim(bias);
       if (use.bias < 0) return;
+      auto const& b = arena_.parameters()[static_cast<std::size_t>(use.bias)];
+      if (b.dim() != 1 ||
+          b.size(0) != output.function->input_metadata(0).shape_as_dim_vector()[1]) {
+        return stop(name_of(use.bias) + " is broadcast");
+      }
     }
     if (use.weight >= 0 || use.bias >= 0) graph_.uses.push_back(use);
     follow(input);
   }
 
   /// The parameter at the end of an edge, if it is one and nobody else has used it.
-  std::int64_t claim(Edge const& edge, std::int64_t dimensions) {
+  std::int64_t claim(Edge const& edge) {
     auto const found = index_.find(edge.function.get());
     if (found == index_.end()) {
       stop("a linear layer computes its weights");
       return -1;
     }
     auto const i = static_cast<std::size_t>(found->second);
-    if (used_[i] || arena_.parameters()[i].dim() != dimensions) {
-      stop(name_of(found->second) + (used_[i] ? " is used twice" : " has an unusual shape"));
+    if (used_[i]) {
+      stop(name_of(found->second) + " is used twice");
       return -1;
     }
     used_[i] = true;
