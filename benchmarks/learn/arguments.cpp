@@ -33,7 +33,8 @@ Parsed parse(Arguments const& arguments, std::vector<std::string> const& switche
 }
 
 bool Parsed::has(std::string const& flag) const {
-  return std::any_of(assignments.begin(), assignments.end(), [&](auto const& a) { return a.key == flag; });
+  return std::any_of(assignments.begin(), assignments.end(),
+                     [&](auto const& a) { return a.key == flag; });
 }
 
 std::string Parsed::take(std::string const& flag, std::string const& fallback) {

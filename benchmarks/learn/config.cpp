@@ -69,25 +69,29 @@ void add_names(std::vector<Knob>& all, Config& c) {
                   .get = [&c] { return c.strategy_text(); },
                   .set = [&c](std::string const& names) { c.set_strategies(names); }}});
   Options stream, optimizer, model;
-  stream.component("name", pawl::stream_names(), "data set and what makes experiences of it",
-                   [&c] { return c.stream.name; },
-                   [&c](std::string const& name) { c.stream = pawl::make_stream_choice(name); });
+  stream.component(
+      "name", pawl::stream_names(), "data set and what makes experiences of it",
+      [&c] { return c.stream.name; },
+      [&c](std::string const& name) { c.stream = pawl::make_stream_choice(name); });
   optimizer.component(
       "name", pawl::optimizer_names(), "what applies the gradients",
       [&c] { return c.optimizer.type_name(); },
       [&c](std::string const& name) { c.optimizer = pawl::make_optimizer(name); });
-  model.component("name", pawl::model_names(), "network", [&c] { return c.model.type_name(); },
-                  [&c](std::string const& name) { c.model = pawl::make_model_choice(name); });
+  model.component(
+      "name", pawl::model_names(), "network", [&c] { return c.model.type_name(); },
+      [&c](std::string const& name) { c.model = pawl::make_model_choice(name); });
   add(all, "stream", std::move(stream));
   add(all, "optimizer", std::move(optimizer));
   add(all, "model", std::move(model));
 }
 
 std::vector<std::string> spellings(std::vector<Knob> const& all) {
-  std::vector<std::string> names{"strategy", "stream", "optimizer", "model", "config", "force", "help"};
+  std::vector<std::string> names{"strategy", "stream", "optimizer", "model",
+                                 "config",   "force",  "help"};
   for (auto const& knob : all) {
     names.push_back(knob.flag().substr(2));
-    auto const bare = knob.section == "stream" || knob.section == "training" || knob.section == "optimizer";
+    auto const bare =
+        knob.section == "stream" || knob.section == "training" || knob.section == "optimizer";
     if (bare && knob.option.name != "name") names.push_back(knob.option.name);
   }
   return names;
@@ -98,14 +102,17 @@ std::vector<std::string> spellings(std::vector<Knob> const& all) {
   auto const where = a.origin.empty() ? "" : " (in " + a.origin + ")";
   auto text = (a.origin.empty() ? "there is no option --" : "there is no key ") + key + where;
   auto const near = pawl::nearest_name(key, spellings(all));
-  if (!near.empty()) text += "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
+  if (!near.empty())
+    text += "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
   auto const prefix = key.substr(0, key.find('.'));
   auto const strategies = pawl::strategy_names();
-  if (key != prefix && std::find(strategies.begin(), strategies.end(), prefix) != strategies.end()) {
+  if (key != prefix &&
+      std::find(strategies.begin(), strategies.end(), prefix) != strategies.end()) {
     bool listed = false;
     for (auto const& knob : all) listed = listed || knob.section == strategy_section + prefix;
-    if (!listed) text = "--" + key + where + " is for the strategy '" + prefix +
-                        "', which this run does not use; add it to --strategy";
+    if (!listed)
+      text = "--" + key + where + " is for the strategy '" + prefix +
+             "', which this run does not use; add it to --strategy";
   }
   throw UsageError(text);
 }
@@ -123,7 +130,8 @@ void RunOptions::describe(pawl::Options& o) {
   o("device", device, "cpu, cuda or cuda:N");
   o("data", data, "folder of the data sets; empty: PAWL_DATA, else data");
   o("out", out, "file for the results, one JSON object per line; empty: none");
-  o("evaluate", evaluate, {"each", "final"}, "measure after each experience, or after the last one");
+  o("evaluate", evaluate, {"each", "final"},
+    "measure after each experience, or after the last one");
   o("trace_penalties", trace_penalties,
     "also record the values of penalties that are added in closed form");
   o("format", format, {"table", "json", "csv"}, "of the results on standard output");
@@ -135,7 +143,8 @@ Config::Config()
 std::string Config::strategy_text() const {
   if (strategies.empty()) return reference;
   std::string text;
-  for (auto const& s : strategies) text.append(text.empty() ? "" : ",").append(s.strategy.type_name());
+  for (auto const& s : strategies)
+    text.append(text.empty() ? "" : ",").append(s.strategy.type_name());
   return text;
 }
 
@@ -162,7 +171,9 @@ void Config::set_strategies(std::string const& text) {
   }
 }
 
-std::string Knob::path() const { return section.empty() ? option.name : section + "." + option.name; }
+std::string Knob::path() const {
+  return section.empty() ? option.name : section + "." + option.name;
+}
 
 std::string Knob::flag() const {
   if (section.rfind(strategy_section, 0) == 0) {
@@ -195,7 +206,8 @@ Knob const* find_knob(std::vector<Knob> const& all, std::string const& written) 
   std::vector<Knob const*> found;
   for (auto const& knob : all) {
     if (knob.path() == key || knob.path() == strategy_section + key) return &knob;
-    auto const bare = knob.section == "stream" || knob.section == "training" || knob.section == "optimizer";
+    auto const bare =
+        knob.section == "stream" || knob.section == "training" || knob.section == "optimizer";
     if (bare && knob.option.name == key && key != "name") found.push_back(&knob);
   }
   if (found.size() > 1) {
@@ -215,7 +227,8 @@ void configure(Config& config, std::vector<Assignment> const& assignments) {
     for (std::size_t i = 0; i < assignments.size() && !again; ++i) {
       auto const* knob = done[i] ? nullptr : find_knob(all, assignments[i].key);
       if (knob == nullptr || knob->option.kind != pawl::Option::Kind::component) continue;
-      if (!assignments[i].given) throw UsageError(knob->flag() + " needs a name: " + knob->option.values);
+      if (!assignments[i].given)
+        throw UsageError(knob->flag() + " needs a name: " + knob->option.values);
       auto const before = knob->option.get();
       try {
         if (before != assignments[i].value || knob->path() == "strategies") {
@@ -246,9 +259,11 @@ void configure(Config& config, std::vector<Assignment> const& assignments) {
     }
   }
   if (config.reference == "naive") return;
-  auto const kind = config.reference == "joint" ? pawl::StreamKind::joint : pawl::StreamKind::cumulative;
+  auto const kind =
+      config.reference == "joint" ? pawl::StreamKind::joint : pawl::StreamKind::cumulative;
   if (config.stream.kind != kind && config.stream.kind != pawl::StreamKind::sequential) {
-    throw UsageError("--strategy " + config.reference + " and --kind contradict each other; give one");
+    throw UsageError("--strategy " + config.reference +
+                     " and --kind contradict each other; give one");
   }
   config.stream.kind = kind;
 }

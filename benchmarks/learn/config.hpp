@@ -86,8 +86,8 @@ struct Assignment {
 /// Applies values, later ones over earlier ones; throws UsageError.
 void configure(Config& config, std::vector<Assignment> const& assignments);
 
-/// The option of a key or flag, by any spelling (dashes or underscores, with or without the section where that
-/// is clear); nullptr when there is none.
+/// The option of a key or flag, by any spelling (dashes or underscores, with or without the section
+/// where that is clear); nullptr when there is none.
 Knob const* find_knob(std::vector<Knob> const& all, std::string const& key);
 
 /// The values of a TOML config file, in its order.

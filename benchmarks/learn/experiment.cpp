@@ -70,10 +70,10 @@ struct Untrained {
 
 torch::Device device_of(std::string const& name) {
   auto const near = pawl::nearest_name(name, {"cpu", "cuda"});
-  pawl::require(name == "cpu" || name.rfind("cuda", 0) == 0, "there is no device '", name, "'; did you mean '",
-                near.empty() ? "cpu" : near, "'?");
-  pawl::require(name == "cpu" || at::hasCUDA(),
-                "device is '", name, "' but this LibTorch finds no CUDA device; use --device cpu");
+  pawl::require(name == "cpu" || name.rfind("cuda", 0) == 0, "there is no device '", name,
+                "'; did you mean '", near.empty() ? "cpu" : near, "'?");
+  pawl::require(name == "cpu" || at::hasCUDA(), "device is '", name,
+                "' but this LibTorch finds no CUDA device; use --device cpu");
   try {
     return torch::Device(name);
   } catch (c10::Error const&) {
@@ -91,7 +91,8 @@ pawl::StrategyList list_of(Config const& config) {
   return strategies;
 }
 
-/// What is trained on, and what is tested: the experiences' own test sets, whatever the training sets are.
+/// What is trained on, and what is tested: the experiences' own test sets, whatever the training
+/// sets are.
 struct Streams {
   pawl::Stream train;
   pawl::Stream test;
@@ -133,7 +134,8 @@ std::int64_t peak_bytes() {
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
 }
 
-/// A model that was trained jointly has no row per experience: only its accuracy at the end is defined.
+/// A model that was trained jointly has no row per experience: only its accuracy at the end is
+/// defined.
 void joint_metrics(SeedResult& result, pawl::AccuracyRow const& row) {
   for (auto& [name, value] : result.metrics) {
     value.reset();
@@ -189,9 +191,8 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
     work();
     seconds += seconds_since(begin);
   };
-  timed(result.evaluate_seconds, [&] {
-    result.untrained = untrained_accuracy(model, streams.test, config.evaluation);
-  });
+  timed(result.evaluate_seconds,
+        [&] { result.untrained = untrained_accuracy(model, streams.test, config.evaluation); });
   if (!result.untrained.empty()) matrix.untrained(result.untrained);
   pawl::AnyLearner learner{model, config.optimizer, list_of(config)};
   learner.seed({static_cast<std::uint64_t>(seed)});

@@ -20,7 +20,8 @@ namespace bench {
 /// Thrown between two steps after Ctrl-C.
 struct Interrupted : std::exception {};
 
-/// Lets Ctrl-C (and a polite kill) end the run between two steps; a second one ends the program at once.
+/// Lets Ctrl-C (and a polite kill) end the run between two steps; a second one ends the program at
+/// once.
 void catch_interrupts();
 bool interrupted();
 
@@ -28,9 +29,9 @@ bool interrupted();
 struct ExperienceResult {
   std::int64_t seed = 0;
   std::int64_t experience = 0;
-  pawl::AccuracyRow row = {};  ///< empty accuracy: not evaluated
-  double loss = 0;        ///< supervised loss, mean over steps
-  double last_loss = 0;   ///< of the last step
+  pawl::AccuracyRow row = {};                    ///< empty accuracy: not evaluated
+  double loss = 0;                               ///< supervised loss, mean over steps
+  double last_loss = 0;                          ///< of the last step
   std::map<std::string, double> penalties = {};  ///< mean over steps
   std::int64_t steps = 0;
   double train_seconds = 0;
@@ -49,8 +50,8 @@ struct SeedResult {
   std::int64_t steps = 0;
   std::int64_t samples = 0;  ///< fresh rows trained on
   std::int64_t parameters = 0;
-  std::int64_t state_bytes = 0;   ///< of the strategies, memories included
-  std::int64_t peak_bytes = 0;    ///< resident memory of the process so far
+  std::int64_t state_bytes = 0;  ///< of the strategies, memories included
+  std::int64_t peak_bytes = 0;   ///< resident memory of the process so far
 
   std::optional<double> metric(std::string const& name) const;
 };

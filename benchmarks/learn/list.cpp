@@ -33,24 +33,30 @@ struct Family {
   std::vector<Entry> entries;
 };
 
-/// The formula and the source of a metric; R_ij is the accuracy on j after experience i, T their number.
+/// The formula and the source of a metric; R_ij is the accuracy on j after experience i, T their
+/// number.
 std::map<std::string, std::string> const metric_texts{
     {"final_accuracy", "ACC: (1/T) sum_j R_{T-1,j} (Lopez-Paz, Ranzato, NeurIPS 2017)"},
-    {"average_incremental", "(1/T) sum_i A_i, A_i = (1/(i+1)) sum_{j<=i} R_ij (Rebuffi et al., CVPR 2017)"},
+    {"average_incremental",
+     "(1/T) sum_i A_i, A_i = (1/(i+1)) sum_{j<=i} R_ij (Rebuffi et al., CVPR 2017)"},
     {"average_incremental_from_second", "average_incremental without the first experience"},
     {"learning_accuracy", "(1/T) sum_j R_jj (Riemer et al., ICLR 2019)"},
     {"matrix_mean", "sum_{i>=j} R_ij / (T(T+1)/2) (Diaz-Rodriguez et al., 2018)"},
-    {"forgetting", "(1/(T-1)) sum_{j<T-1} (max_{i<T-1} R_ij - R_{T-1,j}) (Chaudhry et al., ECCV 2018)"},
+    {"forgetting",
+     "(1/(T-1)) sum_{j<T-1} (max_{i<T-1} R_ij - R_{T-1,j}) (Chaudhry et al., ECCV 2018)"},
     {"forgetting_max_from_j", "forgetting with the maximum over j <= i < T-1"},
     {"forgetting_first_minus_last", "(1/(T-1)) sum_{j<T-1} (R_jj - R_{T-1,j})"},
     {"forgetting_max_incl_final", "forgetting with the last row in the maximum; never negative"},
-    {"forgetting_at", "forgetting after experience k, for k = 1 .. T-1 (Chaudhry et al., ECCV 2018)"},
+    {"forgetting_at",
+     "forgetting after experience k, for k = 1 .. T-1 (Chaudhry et al., ECCV 2018)"},
     {"bwt", "(1/(T-1)) sum_{j<T-1} (R_{T-1,j} - R_jj) (Lopez-Paz, Ranzato, NeurIPS 2017)"},
     {"bwt_over_T", "bwt divided by T instead of T-1 (released GEM code)"},
     {"bwt_all_pairs", "sum_{i>j} (R_ij - R_jj) / (T(T-1)/2) (Diaz-Rodriguez et al., 2018)"},
     {"rem", "1 - abs(min(bwt_all_pairs, 0)) (Diaz-Rodriguez et al., 2018)"},
     {"bwt_plus", "max(bwt_all_pairs, 0) (Diaz-Rodriguez et al., 2018)"},
-    {"fwt", "(1/(T-1)) sum_{j>=1} (R_{j-1,j} - b_j), b of the untrained model (Lopez-Paz, Ranzato, NeurIPS 2017)"},
+    {"fwt",
+     "(1/(T-1)) sum_{j>=1} (R_{j-1,j} - b_j), b of the untrained model (Lopez-Paz, Ranzato, "
+     "NeurIPS 2017)"},
     {"fwt_over_T", "fwt divided by T instead of T-1 (released GEM code)"},
     {"fwt_all_pairs", "sum_{i<j} R_ij / (T(T-1)/2), no baseline (Diaz-Rodriguez et al., 2018)"},
     {"intransigence", "mean of a*_k - R_kk; needs joint accuracies (Chaudhry et al., ECCV 2018)"},
@@ -79,11 +85,13 @@ Family strategies() {
   for (auto const& entry : pawl::strategy_catalogue()) all.push_back(entry.make());
   for (std::size_t i = 0; i < pawl::strategy_catalogue().size(); ++i) {
     auto const& entry = pawl::strategy_catalogue()[i];
-    family.entries.push_back(
-        {entry.name, entry.about, "--" + entry.name + ".", described(all[i]), all[i].record().hooks});
+    family.entries.push_back({entry.name, entry.about, "--" + entry.name + ".", described(all[i]),
+                              all[i].record().hooks});
   }
-  family.entries.push_back({"naive", "no strategy: train on each experience in turn, the lower reference", "", {}});
-  family.entries.push_back({"joint", "train once on the data of all experiences, the upper reference", "", {}});
+  family.entries.push_back(
+      {"naive", "no strategy: train on each experience in turn, the lower reference", "", {}});
+  family.entries.push_back(
+      {"joint", "train once on the data of all experiences, the upper reference", "", {}});
   family.entries.push_back({"cumulative", "train on the data of all experiences so far", "", {}});
   return family;
 }
@@ -91,7 +99,8 @@ Family strategies() {
 Family models() {
   static auto all = pawl::model_catalogue();
   Family family{"models", "model", {}};
-  for (auto& m : all) family.entries.push_back({m.type_name(), m.about(), "--model.", described(m)});
+  for (auto& m : all)
+    family.entries.push_back({m.type_name(), m.about(), "--model.", described(m)});
   return family;
 }
 
@@ -129,14 +138,15 @@ Family metrics() {
 }
 
 std::vector<Family> const& families() {
-  static std::vector<Family> const all{streams(), strategies(), models(), memories(), optimizers(), metrics()};
+  static std::vector<Family> const all{streams(),  strategies(), models(),
+                                       memories(), optimizers(), metrics()};
   return all;
 }
 
 std::string option_text(std::string const& flag, pawl::Option const& option) {
   auto const value = option.get();
-  return fmt::format("  {} (default {})\n      {}. {}.\n", flag, value.empty() ? "empty" : value, option.help,
-                     option.values);
+  return fmt::format("  {} (default {})\n      {}. {}.\n", flag, value.empty() ? "empty" : value,
+                     option.help, option.values);
 }
 
 std::string entry_text(Family const& family, Entry const& entry) {
@@ -174,15 +184,17 @@ std::string cell(std::string const& text) {
 /// The tables of docs/options.md.
 std::string markdown(std::vector<Family> const& chosen) {
   std::string text =
-      "# Options\n\nWritten by `pawl-bench list --markdown`; the texts live beside the options in the headers.\n";
+      "# Options\n\nWritten by `pawl-bench list --markdown`; the texts live beside the options in "
+      "the headers.\n";
   for (auto const& family : chosen) {
     text += "\n## " + family.plural + "\n";
     for (auto const& entry : family.entries) {
       text += fmt::format("\n### {}\n\n{}.\n", entry.name, entry.about);
-      if (!entry.options.empty()) text += "\n| flag | default | values | meaning |\n|---|---|---|---|\n";
+      if (!entry.options.empty())
+        text += "\n| flag | default | values | meaning |\n|---|---|---|---|\n";
       for (auto const& option : entry.options) {
-        text += fmt::format("| `{}{}` | {} | {} | {} |\n", entry.prefix, option.name, cell(option.get()),
-                            cell(option.values), cell(option.help));
+        text += fmt::format("| `{}{}` | {} | {} | {} |\n", entry.prefix, option.name,
+                            cell(option.get()), cell(option.values), cell(option.help));
       }
     }
   }
@@ -190,7 +202,8 @@ std::string markdown(std::vector<Family> const& chosen) {
 }
 
 constexpr char const* list_usage =
-    "usage: pawl-bench list [streams|strategies|models|memories|optimizers|metrics] [--json] [--markdown]\n\n"
+    "usage: pawl-bench list [streams|strategies|models|memories|optimizers|metrics] [--json] "
+    "[--markdown]\n\n"
     "  --json      everything, with options, defaults and ranges, as JSON\n"
     "  --markdown  the same as tables\n\n"
     "pawl-bench help NAME shows one of them with its options.\n";
@@ -208,18 +221,23 @@ std::string section_help(Config& config, std::string const& title, std::string c
 std::string run_help(Config& config) {
   std::string text =
       "usage: pawl-bench run [OPTIONS]\n\n"
-      "Trains strategies on a stream, once per seed, and measures after each experience. Dashes and underscores in\n"
-      "flags are the same; every flag may be written with its section: --lr is --optimizer.lr. A strategy that is\n"
-      "named twice has its second options under --NAME2. Results go to standard output, progress to a terminal.\n\n"
+      "Trains strategies on a stream, once per seed, and measures after each experience. Dashes "
+      "and underscores in\n"
+      "flags are the same; every flag may be written with its section: --lr is --optimizer.lr. A "
+      "strategy that is\n"
+      "named twice has its second options under --NAME2. Results go to standard output, progress "
+      "to a terminal.\n\n"
       "  --config FILE\n      A TOML file with any of the options; flags win over it.\n"
       "  --print-config\n      Write the complete configuration as such a file, and stop.\n"
       "  --force\n      Replace the file of --out if it exists.\n"
       "  --help\n      This text, with the options of the components that are chosen before it.\n";
   text += section_help(config, "Run", "");
-  text += section_help(config, "Stream '" + config.stream.name + "': " + config.stream.about, "stream");
+  text +=
+      section_help(config, "Stream '" + config.stream.name + "': " + config.stream.about, "stream");
   text += section_help(config, "Training", "training");
   text += section_help(config, "Optimizer '" + config.optimizer.type_name() + "'", "optimizer");
-  text += section_help(config, "Model '" + config.model.type_name() + "': " + config.model.about(), "model");
+  text += section_help(config, "Model '" + config.model.type_name() + "': " + config.model.about(),
+                       "model");
   text += section_help(config, "Evaluation", "evaluation");
   for (auto const& s : config.strategies) {
     std::string about;
@@ -229,7 +247,9 @@ std::string run_help(Config& config) {
     text += section_help(config, "Strategy '" + s.prefix + "': " + about, "strategy." + s.prefix);
   }
   if (config.strategies.empty()) {
-    text += "\nStrategies bring options of their own: name them before --help, or see pawl-bench help NAME.\n";
+    text +=
+        "\nStrategies bring options of their own: name them before --help, or see pawl-bench help "
+        "NAME.\n";
   }
   return text;
 }
@@ -243,7 +263,8 @@ std::string help_of(std::string const& name) {
   std::string text;
   for (auto const& family : families()) {
     for (auto const& entry : family.entries) {
-      if (entry.name == name) text.append(text.empty() ? "" : "\n").append(entry_text(family, entry));
+      if (entry.name == name)
+        text.append(text.empty() ? "" : "\n").append(entry_text(family, entry));
     }
   }
   return text;
@@ -272,7 +293,8 @@ int list_command(Arguments const& arguments) {
   auto const help = parsed.take_switch("help");
   if (!parsed.assignments.empty()) {
     auto const& wrong = parsed.assignments.front().key;
-    throw UsageError("list has no option --" + wrong + pawl::suggestion(wrong, {"json", "markdown", "help"}));
+    throw UsageError("list has no option --" + wrong +
+                     pawl::suggestion(wrong, {"json", "markdown", "help"}));
   }
   std::vector<Family> chosen;
   for (auto const& name : parsed.names) {

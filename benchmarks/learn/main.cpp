@@ -21,7 +21,8 @@ constexpr char const* usage =
     "Every command takes --help.\n";
 
 int dispatch(bench::Arguments arguments) {
-  if (arguments.empty()) throw bench::UsageError("a command is missing: run, quickstart, reproduce, list or help");
+  if (arguments.empty())
+    throw bench::UsageError("a command is missing: run, quickstart, reproduce, list or help");
   auto const command = arguments.front();
   arguments.erase(arguments.begin());
   if (command == "--help" || command == "-h" || (command == "help" && arguments.empty())) {
@@ -54,7 +55,8 @@ std::string first_line(std::string text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Keep freed memory: giving batches back to the system and asking again costs up to a third of a step.
+  // Keep freed memory: giving batches back to the system and asking again costs up to a third of a
+  // step.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   try {

@@ -38,7 +38,8 @@ std::filesystem::path protocol_folder(std::string const& given) {
              "'; give it with --protocols DIR (benchmarks/protocols of the sources)");
 }
 
-Target target_of(toml::table const& table, std::vector<Assignment> const& shared, std::string const& path) {
+Target target_of(toml::table const& table, std::vector<Assignment> const& shared,
+                 std::string const& path) {
   Target t;
   auto const text = [&](char const* key, std::string fallback = {}) {
     return table[key].value_or(std::move(fallback));
@@ -55,8 +56,9 @@ Target target_of(toml::table const& table, std::vector<Assignment> const& shared
   t.band = band == "range"      ? Target::Band::range
            : band == "at_least" ? Target::Band::at_least
                                 : Target::Band::two_sided;
-  pawl::require(band == "range" || band == "at_least" || (band == "two-sided" && t.deviation()), path, ": the band of '",
-                t.id, "' must be range, at_least, or two-sided with a spread over runs");
+  pawl::require(band == "range" || band == "at_least" || (band == "two-sided" && t.deviation()),
+                path, ": the band of '", t.id,
+                "' must be range, at_least, or two-sided with a spread over runs");
   t.forgetting = table["forgetting"].value<double>();
   t.forgetting_low = table["forgetting_band"][0].value_or(0.0);
   t.forgetting_high = table["forgetting_band"][1].value_or(1.0);
@@ -75,14 +77,17 @@ std::vector<Target> read_protocol(std::filesystem::path const& path) {
   try {
     file = toml::parse_file(path.string());
   } catch (toml::parse_error const& error) {
-    pawl::fail(path.string(), ", line ", error.source().begin.line, ": ", std::string(error.description()));
+    pawl::fail(path.string(), ", line ", error.source().begin.line, ": ",
+               std::string(error.description()));
   }
   std::vector<Assignment> shared;
-  if (auto const* config = file["config"].as_table()) shared = assignments_of(*config, path.string());
+  if (auto const* config = file["config"].as_table())
+    shared = assignments_of(*config, path.string());
   std::vector<Target> targets;
   if (auto const* list = file["target"].as_array()) {
     for (auto const& item : *list) {
-      if (auto const* table = item.as_table()) targets.push_back(target_of(*table, shared, path.string()));
+      if (auto const* table = item.as_table())
+        targets.push_back(target_of(*table, shared, path.string()));
     }
   }
   for (auto& t : targets) {
@@ -114,7 +119,8 @@ bool Target::contains(double mean, std::int64_t n) const {
 
 std::string Target::published_text() const {
   if (!spread) return fmt::format("{:.2f} ({})", published, runs == 1 ? "one run" : "no spread");
-  return fmt::format("{:.2f} +- {:.2f} {}, n={}", published, *spread, spread_kind == "SEM" ? "SEM" : "std", runs);
+  return fmt::format("{:.2f} +- {:.2f} {}, n={}", published, *spread,
+                     spread_kind == "SEM" ? "SEM" : "std", runs);
 }
 
 std::string Target::band_text(std::int64_t n) const {
@@ -136,7 +142,8 @@ std::vector<Target> read_protocols(std::string const& given) {
     for (auto& target : read_protocol(file)) all.push_back(std::move(target));
   }
   pawl::require(!all.empty(), "the folder of protocols '", folder.string(), "' holds no targets");
-  std::stable_sort(all.begin(), all.end(), [](auto const& a, auto const& b) { return rank(a) < rank(b); });
+  std::stable_sort(all.begin(), all.end(),
+                   [](auto const& a, auto const& b) { return rank(a) < rank(b); });
   return all;
 }
 

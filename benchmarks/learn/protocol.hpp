@@ -1,7 +1,7 @@
 #pragma once
 
-// Published results and the protocols behind them, read from benchmarks/protocols, and the rule by which a run agrees
-// with one.
+// Published results and the protocols behind them, read from benchmarks/protocols, and the rule by
+// which a run agrees with one.
 
 #include <cstdint>
 #include <optional>
@@ -29,9 +29,9 @@ struct Target {
   std::string spread_kind;
   std::int64_t runs = 0;  ///< published ones
   Band band = Band::two_sided;
-  double tolerance = 0;            ///< of a two-sided band, points
-  double low = 0, high = 100;      ///< of the other bands
-  std::int64_t seeds = 3;          ///< of the other bands
+  double tolerance = 0;        ///< of a two-sided band, points
+  double low = 0, high = 100;  ///< of the other bands
+  std::int64_t seeds = 3;      ///< of the other bands
   std::optional<double> forgetting = {};
   double forgetting_low = 0, forgetting_high = 0;
   std::vector<Assignment> assignments = {};  ///< the configuration

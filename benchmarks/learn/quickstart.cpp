@@ -19,9 +19,10 @@ namespace {
 using Settings = std::vector<std::pair<std::string, std::string>>;
 
 /// What all rows of the table share; strengths were chosen on seeds 100 to 102.
-Settings const common{{"stream", "split_digits"}, {"experiences", "5"},    {"scenario", "class"},
-                      {"model", "mlp"},           {"model.hidden", "200"}, {"optimizer", "sgd"},
-                      {"lr", "0.05"},             {"epochs", "5"},         {"batch_size", "10"}};
+Settings const common{
+    {"stream", "split_digits"}, {"experiences", "5"}, {"scenario", "class"}, {"model", "mlp"},
+    {"model.hidden", "200"},    {"optimizer", "sgd"}, {"lr", "0.05"},        {"epochs", "5"},
+    {"batch_size", "10"}};
 
 std::vector<std::pair<std::string, Settings>> const rows{
     {"naive", {}},
@@ -29,7 +30,11 @@ std::vector<std::pair<std::string, Settings>> const rows{
     {"lwf", {{"lwf.strength", "1"}}},
     {"replay", {{"replay.capacity", "200"}, {"replay.batch", "10"}}},
     {"replay,lwf", {{"replay.capacity", "200"}, {"replay.batch", "10"}, {"lwf.strength", "0.5"}}},
-    {"derpp", {{"derpp.capacity", "200"}, {"derpp.batch", "10"}, {"derpp.alpha", "0.2"}, {"derpp.beta", "1"}}},
+    {"derpp",
+     {{"derpp.capacity", "200"},
+      {"derpp.batch", "10"},
+      {"derpp.alpha", "0.2"},
+      {"derpp.beta", "1"}}},
     {"joint", {}},
 };
 
@@ -59,7 +64,8 @@ int quickstart_command(Arguments const& arguments) {
   }
   auto const data_folder = parsed.take("data", "data"), seeds = parsed.take("seeds", "5");
   if (!parsed.assignments.empty() || !parsed.names.empty()) {
-    auto const wrong = parsed.names.empty() ? "--" + parsed.assignments.front().key : parsed.names.front();
+    auto const wrong =
+        parsed.names.empty() ? "--" + parsed.assignments.front().key : parsed.names.front();
     throw UsageError("quickstart knows --data and --seeds, but not '" + wrong + "'");
   }
   set_threads(1);
@@ -83,15 +89,19 @@ int quickstart_command(Arguments const& arguments) {
       if (table.size() > 1) std::fputs(aligned(table).c_str(), stdout);
       return exit_interrupted;
     }
-    auto const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    auto const seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     table.push_back({name, mean_and_interval(results, "final_accuracy", 100),
                      mean_and_interval(results, "average_incremental", 100),
-                     mean_and_interval(results, "forgetting", 100), fmt::format("{:.1f}", seconds)});
-    std::fprintf(stderr, "%s%-10s %s %% after the last experience\n", terminal ? "\r\033[K" : "", name.c_str(),
-                 table.back()[1].c_str());
+                     mean_and_interval(results, "forgetting", 100),
+                     fmt::format("{:.1f}", seconds)});
+    std::fprintf(stderr, "%s%-10s %s %% after the last experience\n", terminal ? "\r\033[K" : "",
+                 name.c_str(), table.back()[1].c_str());
   }
-  std::printf("\nsplit digits, 5 experiences of 2 classes, class-incremental, %s seeds, 95 %% intervals\n\n%s",
-              seeds.c_str(), aligned(table).c_str());
+  std::printf(
+      "\nsplit digits, 5 experiences of 2 classes, class-incremental, %s seeds, 95 %% "
+      "intervals\n\n%s",
+      seeds.c_str(), aligned(table).c_str());
   return 0;
 }
 

@@ -87,7 +87,8 @@ Json summary_json(pawl::Summary const& s) {
           {"std", number(s.deviation)},
           {"sem", number(s.standard_error)},
           {"ci95", undefined ? Json(nullptr)
-                             : Json::array({number(s.mean - s.half_width), number(s.mean + s.half_width)})}};
+                             : Json::array({number(s.mean - s.half_width),
+                                            number(s.mean + s.half_width)})}};
 }
 
 }  // namespace
@@ -115,51 +116,50 @@ Json header_record(Config& config, std::vector<pawl::StrategyRecord> const& stra
                     {"prefix", config.strategies[i].prefix},
                     {"hooks", strategies[i].hooks}});
   }
-  return {{"record", "header"},
-          {"schema", 1},
-          {"pawl", pawl_version},
-          {"git_revision", PAWL_GIT_REVISION},
-          {"compiler", compiler},
-          {"libtorch", TORCH_VERSION},
-          {"device", config.run.device},
-          {"threads", config.run.threads},
-          {"strategies", list},
-          {"config", config_json(config)}};
+  return {{"record", "header"},          {"schema", 1},
+          {"pawl", pawl_version},        {"git_revision", PAWL_GIT_REVISION},
+          {"compiler", compiler},        {"libtorch", TORCH_VERSION},
+          {"device", config.run.device}, {"threads", config.run.threads},
+          {"strategies", list},          {"config", config_json(config)}};
 }
 
 Json experience_record(ExperienceResult const& r) {
   auto penalties = Json::object();
   for (auto const& [name, value] : r.penalties) penalties[name] = number(value);
-  return {{"record", "experience"},
-          {"seed", r.seed},
-          {"experience", r.experience},
-          {"accuracy", r.row.accuracy.empty() ? Json(nullptr) : numbers(r.row.accuracy)},
-          {"loss", {{"mean", number(r.loss)}, {"last", number(r.last_loss)}, {"penalties", penalties}}},
-          {"steps", r.steps},
-          {"seconds", {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}}}};
+  return {
+      {"record", "experience"},
+      {"seed", r.seed},
+      {"experience", r.experience},
+      {"accuracy", r.row.accuracy.empty() ? Json(nullptr) : numbers(r.row.accuracy)},
+      {"loss", {{"mean", number(r.loss)}, {"last", number(r.last_loss)}, {"penalties", penalties}}},
+      {"steps", r.steps},
+      {"seconds", {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}}}};
 }
 
 Json result_record(SeedResult const& r) {
   auto metrics = Json::object(), matrix = Json::array();
-  for (auto const& [name, value] : r.metrics) metrics[name] = value ? number(*value) : Json(nullptr);
-  metrics["forgetting_at"] = r.forgetting_at_all.empty() ? Json(nullptr) : numbers(r.forgetting_at_all);
+  for (auto const& [name, value] : r.metrics)
+    metrics[name] = value ? number(*value) : Json(nullptr);
+  metrics["forgetting_at"] =
+      r.forgetting_at_all.empty() ? Json(nullptr) : numbers(r.forgetting_at_all);
   for (auto const& row : r.matrix) matrix.push_back(numbers(row));
   auto const rate = r.train_seconds > 0 ? static_cast<double>(r.samples) / r.train_seconds : 0;
-  return {{"record", "result"},
-          {"seed", r.seed},
-          {"metrics", metrics},
-          {"matrix", matrix},
-          {"untrained", r.untrained.empty() ? Json(nullptr) : numbers(r.untrained)},
-          {"test_sizes", r.test_sizes},
-          {"prediction", r.prediction},
-          {"seconds",
-           {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}, {"total", r.total_seconds}}},
-          {"steps", r.steps},
-          {"samples", r.samples},
-          {"samples_per_second", rate},
-          {"parameters", r.parameters},
-          {"state_bytes", r.state_bytes},
-          {"peak_memory_bytes", r.peak_bytes}};
+  return {
+      {"record", "result"},
+      {"seed", r.seed},
+      {"metrics", metrics},
+      {"matrix", matrix},
+      {"untrained", r.untrained.empty() ? Json(nullptr) : numbers(r.untrained)},
+      {"test_sizes", r.test_sizes},
+      {"prediction", r.prediction},
+      {"seconds",
+       {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}, {"total", r.total_seconds}}},
+      {"steps", r.steps},
+      {"samples", r.samples},
+      {"samples_per_second", rate},
+      {"parameters", r.parameters},
+      {"state_bytes", r.state_bytes},
+      {"peak_memory_bytes", r.peak_bytes}};
 }
 
 std::map<std::string, pawl::Summary> summaries(std::vector<SeedResult> const& results) {
@@ -197,7 +197,8 @@ Json summary_record(std::vector<SeedResult> const& results, bool interrupted) {
             {"total", total.empty() ? Json(nullptr) : summary_json(pawl::summarise(total))}}}};
 }
 
-OutputFile::OutputFile(std::filesystem::path path, bool force) : path_(std::move(path)), force_(force) {
+OutputFile::OutputFile(std::filesystem::path path, bool force)
+    : path_(std::move(path)), force_(force) {
   if (path_.empty()) return;
   std::error_code error;
   auto const status = std::filesystem::status(path_, error);
@@ -208,7 +209,8 @@ OutputFile::OutputFile(std::filesystem::path path, bool force) : path_(std::move
   auto const direct = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
   part_ = direct ? path_.string() : path_.string() + ".part" + std::to_string(::getpid());
   file_.open(part_, std::ios::trunc);
-  pawl::require(file_.is_open(), "--out ", path_.string(), " cannot be written: ", std::strerror(errno));
+  pawl::require(file_.is_open(), "--out ", path_.string(),
+                " cannot be written: ", std::strerror(errno));
 }
 
 OutputFile::~OutputFile() {
@@ -224,7 +226,8 @@ void OutputFile::line(Json const& record) {
 }
 
 void OutputFile::check_written() {
-  pawl::require(file_.good(), "--out ", path_.string(), " could not be written: ", std::strerror(errno));
+  pawl::require(file_.good(), "--out ", path_.string(),
+                " could not be written: ", std::strerror(errno));
 }
 
 void OutputFile::finish() {

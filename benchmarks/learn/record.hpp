@@ -31,8 +31,9 @@ Json summary_record(std::vector<SeedResult> const& results, bool interrupted);
 /// All options of a configuration, as in a config file.
 Json config_json(Config& config);
 
-/// A file of lines that appears under its name only when it is complete. Refuses, when it is made, a name that
-/// cannot be written or that exists already (unless `force`). Without a name it writes nothing.
+/// A file of lines that appears under its name only when it is complete. Refuses, when it is made,
+/// a name that cannot be written or that exists already (unless `force`). Without a name it writes
+/// nothing.
 class OutputFile {
  public:
   OutputFile(std::filesystem::path path, bool force);

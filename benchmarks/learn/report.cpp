@@ -29,7 +29,8 @@ std::string aligned(std::vector<std::vector<std::string>> const& rows) {
   for (auto const& row : rows) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i) {
-      line += i == 0 ? fmt::format("{:<{}}", row[i], width[i]) : fmt::format("  {:>{}}", row[i], width[i]);
+      line += i == 0 ? fmt::format("{:<{}}", row[i], width[i])
+                     : fmt::format("  {:>{}}", row[i], width[i]);
     }
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
@@ -54,8 +55,10 @@ std::string result_table(Config const& config, std::vector<SeedResult> const& re
     auto const found = all.find(name);
     if (found == all.end()) continue;
     auto const& s = found->second;
-    auto const interval = std::isnan(s.half_width) ? std::string("-") : "+- " + cell(s.half_width, 1, 4);
-    rows.push_back({name, cell(s.mean, 1, 4), interval, cell(s.deviation, 1, 4), std::to_string(s.n)});
+    auto const interval =
+        std::isnan(s.half_width) ? std::string("-") : "+- " + cell(s.half_width, 1, 4);
+    rows.push_back(
+        {name, cell(s.mean, 1, 4), interval, cell(s.deviation, 1, 4), std::to_string(s.n)});
   }
   std::vector<double> train, evaluate, rate;
   for (auto const& r : results) {
@@ -63,8 +66,9 @@ std::string result_table(Config const& config, std::vector<SeedResult> const& re
     evaluate.push_back(r.evaluate_seconds);
     rate.push_back(static_cast<double>(r.samples) / r.train_seconds);
   }
-  auto text = fmt::format("{} on {}, {} seed{} from {}\n\n", config.strategy_text(), config.stream.name,
-                          results.size(), results.size() == 1 ? "" : "s", config.run.first_seed);
+  auto text =
+      fmt::format("{} on {}, {} seed{} from {}\n\n", config.strategy_text(), config.stream.name,
+                  results.size(), results.size() == 1 ? "" : "s", config.run.first_seed);
   text += aligned(rows);
   if (results.empty()) return text;
   text += fmt::format("\nper seed: {:.1f} s training, {:.1f} s evaluation, {:.0f} samples/s\n",
@@ -79,8 +83,8 @@ std::string result_csv(std::vector<SeedResult> const& results) {
   for (auto const& r : results) {
     text += std::to_string(r.seed);
     for (auto const& [name, value] : r.metrics) text += value ? fmt::format(",{}", *value) : ",";
-    text += fmt::format(",{},{},{},{},{}\n", r.train_seconds, r.evaluate_seconds, r.total_seconds, r.steps,
-                        r.samples);
+    text += fmt::format(",{},{},{},{},{}\n", r.train_seconds, r.evaluate_seconds, r.total_seconds,
+                        r.steps, r.samples);
   }
   return text;
 }

@@ -23,8 +23,10 @@ namespace {
 
 constexpr char const* usage =
     "usage: pawl-bench reproduce [ID...] [OPTIONS]\n\n"
-    "Runs published results with their protocols and says whether ours agree: seeds 1-3; outside the band of three\n"
-    "runs, seeds 4-5 as well; outside that of five, seeds 6-10 alone. One-sided bands and ranges state their number\n"
+    "Runs published results with their protocols and says whether ours agree: seeds 1-3; outside "
+    "the band of three\n"
+    "runs, seeds 4-5 as well; outside that of five, seeds 6-10 alone. One-sided bands and ranges "
+    "state their number\n"
     "of seeds. The exit code is 0 when all agree.\n\n"
     "  --list           the targets, without running them\n"
     "  --cost CLASS     all targets of a cost of one run: seconds, minutes, hours or all\n"
@@ -34,7 +36,8 @@ constexpr char const* usage =
     "  --threads N      threads of a matrix product (default 1)\n"
     "  --device NAME    cpu, cuda or cuda:N\n"
     "  --out FILE       all records, one JSON object per line; --force replaces the file\n"
-    "  --print-config   the configuration of one target as a file for  run --config,  with its first seeds\n";
+    "  --print-config   the configuration of one target as a file for  run --config,  with its "
+    "first seeds\n";
 
 struct Request {
   std::string data, device, threads;
@@ -60,7 +63,8 @@ struct Outcome {
   bool pass = false;
 };
 
-std::vector<double> values_of(std::vector<SeedResult> const& results, std::string const& metric, double scale) {
+std::vector<double> values_of(std::vector<SeedResult> const& results, std::string const& metric,
+                              double scale) {
   std::vector<double> values;
   for (auto const& r : results) {
     values.push_back(scale * r.metric(metric).value_or(std::numeric_limits<double>::quiet_NaN()));
@@ -69,8 +73,11 @@ std::vector<double> values_of(std::vector<SeedResult> const& results, std::strin
 }
 
 Outcome judged(Target const& target, std::vector<SeedResult> const& results) {
-  Outcome outcome{target, pawl::summarise(values_of(results, target.metric, 100)),
-                  pawl::summarise(values_of(results, "forgetting", 1)), {}, false};
+  Outcome outcome{target,
+                  pawl::summarise(values_of(results, target.metric, 100)),
+                  pawl::summarise(values_of(results, "forgetting", 1)),
+                  {},
+                  false};
   for (auto const& r : results) outcome.seeds.push_back(r.seed);
   outcome.pass = target.contains(outcome.accuracy.mean, outcome.accuracy.n);
   if (target.forgetting) {
@@ -90,8 +97,9 @@ Outcome reproduce(Target const& target, Request const& request, OutputFile& out)
   auto const run_to = [&](std::int64_t first, std::int64_t last) {
     for (auto seed = first; seed <= last; ++seed) {
       if (interrupted()) throw Interrupted{};
-      results.push_back(run_seed(config, data, seed, fmt::format("{} {} seed {}", target.id, target.method, seed),
-                                 [&](ExperienceResult const& r) { out.line(experience_record(r)); }));
+      results.push_back(
+          run_seed(config, data, seed, fmt::format("{} {} seed {}", target.id, target.method, seed),
+                   [&](ExperienceResult const& r) { out.line(experience_record(r)); }));
       out.line(result_record(results.back()));
     }
     return judged(target, results);
@@ -110,7 +118,12 @@ std::string ours_text(Outcome const& o) {
 
 std::vector<std::string> row_of(Outcome const& o) {
   auto const& t = o.target;
-  return {t.id,           t.method, t.scenario, t.published_text(), ours_text(o), t.band_text(o.accuracy.n),
+  return {t.id,
+          t.method,
+          t.scenario,
+          t.published_text(),
+          ours_text(o),
+          t.band_text(o.accuracy.n),
           o.pass ? "pass" : "FAIL"};
 }
 
@@ -118,10 +131,12 @@ std::vector<std::string> row_of(Outcome const& o) {
 std::string notes_of(Outcome const& o) {
   std::string text;
   auto const& t = o.target;
-  if (o.seeds.front() > 1) text += fmt::format("{} {}: judged on the fresh seeds 6-10\n", t.id, t.method);
+  if (o.seeds.front() > 1)
+    text += fmt::format("{} {}: judged on the fresh seeds 6-10\n", t.id, t.method);
   if (t.forgetting) {
-    text += fmt::format("{} {}: forgetting {:.3f}, published {:.3f}, band {:.2f} .. {:.2f}\n", t.id, t.method,
-                        o.forgetting.mean, *t.forgetting, t.forgetting_low, t.forgetting_high);
+    text += fmt::format("{} {}: forgetting {:.3f}, published {:.3f}, band {:.2f} .. {:.2f}\n", t.id,
+                        t.method, o.forgetting.mean, *t.forgetting, t.forgetting_low,
+                        t.forgetting_high);
   }
   auto const s = t.deviation();
   if (s && o.accuracy.n >= 5 && (o.accuracy.deviation > 3 * *s || o.accuracy.deviation < *s / 3)) {
@@ -160,8 +175,8 @@ std::string list_text(std::vector<Target> const& targets) {
   std::vector<std::vector<std::string>> rows{
       {"id", "protocol", "method", "scenario", "published %", "band %", "seeds", "cost"}};
   for (auto const& t : targets) {
-    rows.push_back({t.id, t.protocol, t.method, t.scenario, t.published_text(), t.band_text(t.seeds),
-                    std::to_string(t.seeds), t.cost});
+    rows.push_back({t.id, t.protocol, t.method, t.scenario, t.published_text(),
+                    t.band_text(t.seeds), std::to_string(t.seeds), t.cost});
   }
   return aligned(rows);
 }
@@ -170,9 +185,11 @@ std::vector<Target> chosen(std::vector<Target> const& all, std::vector<std::stri
                            std::string const& cost, std::string const& protocol) {
   std::vector<std::string> names, costs{"seconds", "minutes", "hours", "all"}, protocols;
   for (auto const& t : all) names.push_back(t.id), protocols.push_back(t.protocol);
-  auto const known = [](std::string const& name, std::vector<std::string> const& list, char const* what) {
+  auto const known = [](std::string const& name, std::vector<std::string> const& list,
+                        char const* what) {
     if (std::find(list.begin(), list.end(), name) != list.end()) return;
-    throw UsageError(fmt::format("there is no {} '{}'{}", what, name, pawl::suggestion(name, list)));
+    throw UsageError(
+        fmt::format("there is no {} '{}'{}", what, name, pawl::suggestion(name, list)));
   };
   for (auto const& id : ids) known(id, names, "target");
   if (!cost.empty()) known(cost, costs, "cost");
@@ -180,7 +197,8 @@ std::vector<Target> chosen(std::vector<Target> const& all, std::vector<std::stri
   std::vector<Target> targets;
   for (auto const& t : all) {
     auto const named = std::find(ids.begin(), ids.end(), t.id) != ids.end();
-    auto const grouped = (!cost.empty() || !protocol.empty()) && (cost.empty() || cost == "all" || t.cost == cost) &&
+    auto const grouped = (!cost.empty() || !protocol.empty()) &&
+                         (cost.empty() || cost == "all" || t.cost == cost) &&
                          (protocol.empty() || t.protocol == protocol);
     if (named || grouped) targets.push_back(t);
   }
@@ -200,9 +218,9 @@ int run_all(std::vector<Target> const& targets, Request const& request, OutputFi
       rows.push_back(row_of(outcome));
       notes += notes_of(outcome);
       all_pass = all_pass && outcome.pass;
-      std::fprintf(stderr, "%s%-4s %s: %s, published %.2f: %s\n", terminal ? "\r\033[K" : "", target.id.c_str(),
-                   target.method.c_str(), ours_text(outcome).c_str(), target.published,
-                   outcome.pass ? "pass" : "FAIL");
+      std::fprintf(stderr, "%s%-4s %s: %s, published %.2f: %s\n", terminal ? "\r\033[K" : "",
+                   target.id.c_str(), target.method.c_str(), ours_text(outcome).c_str(),
+                   target.published, outcome.pass ? "pass" : "FAIL");
     } catch (Interrupted const&) {
       std::fprintf(stderr, "%spawl-bench: interrupted\n", terminal ? "\r\033[K" : "");
       stopped = true;
@@ -232,9 +250,10 @@ int reproduce_command(Arguments const& arguments) {
   Request request{parsed.take("data"), parsed.take("device", "cpu"), parsed.take("threads", "1")};
   if (!parsed.assignments.empty()) {
     auto const& wrong = parsed.assignments.front().key;
-    throw UsageError("reproduce has no option --" + wrong +
-                     pawl::suggestion(wrong, {"list", "cost", "protocol", "protocols", "data", "threads", "device",
-                                              "out", "force", "print-config", "help"}));
+    throw UsageError(
+        "reproduce has no option --" + wrong +
+        pawl::suggestion(wrong, {"list", "cost", "protocol", "protocols", "data", "threads",
+                                 "device", "out", "force", "print-config", "help"}));
   }
   auto const all = read_protocols(folder);
   auto const targets = chosen(all, parsed.names, cost, protocol);
@@ -243,7 +262,9 @@ int reproduce_command(Arguments const& arguments) {
     return 0;
   }
   if (targets.empty()) {
-    throw UsageError("name a target (see reproduce --list), or give --cost seconds, --cost minutes or --protocol NAME");
+    throw UsageError(
+        "name a target (see reproduce --list), or give --cost seconds, --cost minutes or "
+        "--protocol NAME");
   }
   auto first = config_of(targets.front(), request);
   if (print_config) {

@@ -12,15 +12,17 @@ namespace bench {
 
 namespace {
 
-void print(Format format, Config& config, Json const& header, std::vector<SeedResult> const& results,
-           bool stopped) {
+void print(Format format, Config& config, Json const& header,
+           std::vector<SeedResult> const& results, bool stopped) {
   std::string text;
   if (format == Format::table) text = result_table(config, results);
   if (format == Format::csv) text = result_csv(results);
   if (format == Format::json) {
     auto list = Json::array();
     for (auto const& r : results) list.push_back(result_record(r));
-    text = Json{{"header", header}, {"results", list}, {"summary", summary_record(results, stopped)}}.dump(2);
+    text =
+        Json{{"header", header}, {"results", list}, {"summary", summary_record(results, stopped)}}
+            .dump(2);
     text += "\n";
   }
   std::fputs(text.c_str(), stdout);
@@ -41,8 +43,8 @@ int run(Config& config, bool force) {
     for (std::int64_t k = 0; k < config.run.seeds; ++k) {
       if (interrupted()) throw Interrupted{};
       auto const seed = config.run.first_seed + k;
-      auto const label =
-          "seed " + std::to_string(seed) + " (" + std::to_string(k + 1) + "/" + std::to_string(config.run.seeds) + ")";
+      auto const label = "seed " + std::to_string(seed) + " (" + std::to_string(k + 1) + "/" +
+                         std::to_string(config.run.seeds) + ")";
       results.push_back(run_seed(config, data, seed, label, [&](ExperienceResult const& r) {
         out.line(experience_record(r));
         anything = true;
@@ -51,8 +53,8 @@ int run(Config& config, bool force) {
     }
   } catch (Interrupted const&) {
     if (::isatty(STDERR_FILENO)) std::fputs("\r\033[K", stderr);
-    std::fprintf(stderr, "pawl-bench: interrupted with %zu of %lld seeds finished\n", results.size(),
-                 static_cast<long long>(config.run.seeds));
+    std::fprintf(stderr, "pawl-bench: interrupted with %zu of %lld seeds finished\n",
+                 results.size(), static_cast<long long>(config.run.seeds));
     if (!anything) return exit_interrupted;
     out.line(summary_record(results, true));
     out.finish();

@@ -22,10 +22,12 @@ std::string text_of(toml::node const& node, std::string const& key, std::string 
   if (auto const* truth = node.as_boolean()) return truth->get() ? "true" : "false";
   if (auto const* list = node.as_array()) {
     std::string text;
-    for (auto const& item : *list) text.append(text.empty() ? "" : ",").append(text_of(item, key, origin));
+    for (auto const& item : *list)
+      text.append(text.empty() ? "" : ",").append(text_of(item, key, origin));
     return text;
   }
-  throw UsageError(origin + ": the value of '" + key + "' must be a text, a number, true, false or a list");
+  throw UsageError(origin + ": the value of '" + key +
+                   "' must be a text, a number, true, false or a list");
 }
 
 std::string quoted(std::string const& text) {
@@ -83,7 +85,8 @@ std::vector<Assignment> read_config(std::string const& path) {
 
 std::string to_toml(Config& config) {
   std::string text, section;
-  for (auto const* const part : {"", "stream", "training", "optimizer", "model", "evaluation", "strategy."}) {
+  for (auto const* const part :
+       {"", "stream", "training", "optimizer", "model", "evaluation", "strategy."}) {
     for (auto const& knob : knobs(config)) {
       auto const of_strategy = knob.section.rfind("strategy.", 0) == 0;
       if (of_strategy ? std::string(part) != "strategy." : knob.section != part) continue;

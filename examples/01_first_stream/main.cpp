@@ -1,6 +1,6 @@
 // Class-incremental handwritten digits with replay and distillation.
 //
-//   average 0.9, forgetting 0.0
+//   average 0.924, forgetting 0.081
 //
 // Run from the root of the project:  build/release/examples/01_first_stream
 
@@ -17,6 +17,7 @@
 namespace nn = torch::nn;
 
 int main() {
+  torch::manual_seed(0);  // of the initial weights, which LibTorch's own layers draw
   auto const stream = pawl::split_classes(pawl::load_digits("data"), {.experiences = 5});
 
   pawl::Learner learner{

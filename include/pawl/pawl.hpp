@@ -1,6 +1,7 @@
 #pragma once
 
-// Everything but what programs choose by name (`*/catalogue.hpp`, `make_*.hpp`) and the models (`models/`).
+// Everything but what programs choose by name (`*/catalogue.hpp`, `make_*.hpp`) and the models
+// (`models/`).
 
 #include "core/any_learner.hpp"
 #include "core/learner.hpp"

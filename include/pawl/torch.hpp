@@ -1,16 +1,16 @@
 #pragma once
 
-// The only header of pawl that names LibTorch headers: the slimmest set that the core and the models
-// need. Users include further `torch/nn/...` headers themselves.
+// The only header of pawl that names LibTorch headers: the slimmest set that the core and the
+// models need. Users include further `torch/nn/...` headers themselves.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
-#include <torch/nn/module.h>
 #include <torch/optim/optimizer.h>
 #include <torch/serialize/archive.h>
 #include <torch/types.h>

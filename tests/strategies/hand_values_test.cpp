@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <torch/nn/modules/activation.h>
 #include <pawl/core/learner.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/memory/quota.hpp>
@@ -18,7 +19,6 @@
 #include <pawl/strategies/lwf.hpp>
 #include <pawl/strategies/ncm.hpp>
 #include <pawl/strategies/replay.hpp>
-#include <torch/nn/modules/activation.h>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -190,7 +190,8 @@ TEST_CASE("a hundred per class, drawn by a loader that cycles through the memory
 }
 
 TEST_CASE("distillation: value and gradient by hand") {
-  // Teacher (2 ln 3, 0), student (0, 0), T = 2: KL .130812, T^2 KL .523248, gradient in z (-.5, .5).
+  // Teacher (2 ln 3, 0), student (0, 0), T = 2: KL .130812, T^2 KL .523248, gradient in z (-.5,
+  // .5).
   struct Forgets {
     void begin(Context& c, Experience const&) {
       if (c.index == 1) c.arena.weights().zero_();
@@ -244,9 +245,7 @@ TEST_CASE("the teacher does not change while the student trains, and shares no s
   struct Watches {
     Learner<nn::Sequential, Sgd, StrategySet<Lwf>>& learner;
     std::vector<Tensor> seen;
-    void step(Context const&) {
-      seen.push_back(learner.strategy<Lwf>().teacher.weights.clone());
-    }
+    void step(Context const&) { seen.push_back(learner.strategy<Lwf>().teacher.weights.clone()); }
   } watches{learner, {}};
   learner.fit(blobs(1, {2, 3}), {.batch_size = 10}, watches);
   REQUIRE(watches.seen.size() == 4);
@@ -269,17 +268,21 @@ TEST_CASE("with a head per task, distillation moves the old heads and naive trai
   CHECK(train(true) > 0);
 }
 
-TEST_CASE("dark replay: the error in stored logits by hand, over rows and logits of the whole step") {
-  // z = (1, 0) against stored (0, 0), alpha .5: .5 (1 + 0) / 2 = .25; a second row without error halves it.
+TEST_CASE(
+    "dark replay: the error in stored logits by hand, over rows and logits of the whole step") {
+  // z = (1, 0) against stored (0, 0), alpha .5: .5 (1 + 0) / 2 = .25; a second row without error
+  // halves it.
   auto const w = torch::tensor({{1.0}, {0.0}}, float64);
   auto const x = torch::ones({2, 1}, float64);
   auto const value = [&](Tensor const& stored, std::int64_t n, std::int64_t shards) {
-    Der der{Answers{rows_of(torch::ones({n, 1}, float64), torch::zeros({n}, torch::kInt64), stored)}};
+    Der der{
+        Answers{rows_of(torch::ones({n, 1}, float64), torch::zeros({n}, torch::kInt64), stored)}};
     Learner learner{linear(w), Sgd{.lr = 0}, der};
     Recorder seen;
     learner.fit(make_experience(x, integers({0, 1})),
                 {.batch_size = 2, .shards = shards, .shuffle = false}, seen);
-    CHECK(seen.loss[0] == doctest::Approx((std::log1p(std::exp(-1)) + std::log1p(std::exp(1))) / 2));
+    CHECK(seen.loss[0] ==
+          doctest::Approx((std::log1p(std::exp(-1)) + std::log1p(std::exp(1))) / 2));
     return seen.penalty.at(0);
   };
   CHECK(value(torch::zeros({1, 2}, float64), 1, 1) == doctest::Approx(0.25).epsilon(1e-12));
@@ -334,7 +337,8 @@ TEST_CASE("rows are stored with the logits of the training forward that saw them
 
 TEST_CASE("DER++ without its first term is replay with another normaliser") {
   // CE_f + (m/B) CE_r = ((B + m)/B) L_ER, so the learning rate makes up for it.
-  auto const past = rows_of(torch::ones({4, 4}, float64), integers({0, 1, 0, 1}), torch::zeros({4, 4}, float64));
+  auto const past =
+      rows_of(torch::ones({4, 4}, float64), integers({0, 1, 0, 1}), torch::zeros({4, 4}, float64));
   auto a = small(), b = small();
   DerPlusPlus derpp{Answers{past}};
   derpp.alpha = 0;
@@ -347,7 +351,8 @@ TEST_CASE("DER++ without its first term is replay with another normaliser") {
 }
 
 TEST_CASE("the asymmetric loss by hand: classes outside the fresh batch get no gradient from it") {
-  // z = (2, 0, 1, 0), batch classes {2, 3}: CE of label 2 is log(1 + e^-1) = .313262, of label 3 one more.
+  // z = (2, 0, 1, 0), batch classes {2, 3}: CE of label 2 is log(1 + e^-1) = .313262, of label 3
+  // one more.
   auto const w = torch::tensor({{2.0}, {0.0}, {1.0}, {0.0}}, float64);
   auto const fresh = make_experience(torch::ones({2, 1}, float64), integers({2, 3}), {2, 3});
   auto const record = [&](ErAce ace, std::int64_t shards) {

@@ -31,9 +31,9 @@ Tensor remapped(Tensor const& old, Layout const& from, Layout const& to, Tensor 
 /// count its bytes. A component lists its state once, in `void state(Archive&)`:
 /// @code
 ///   void state(pawl::Archive& a) {
-///     a.flat("fisher", fisher);    // [P], one value per parameter: follows the growth of the
-///     model a("means", means);           // any other tensor a("seen", seen);             //
-///     numbers, lists of numbers, texts
+///     a.flat("fisher", fisher);  // [P]: one value per parameter, follows the growth of the model
+///     a("means", means);         // any other tensor
+///     a("seen", seen);           // numbers, lists of numbers, texts
 ///   }
 /// @endcode
 class Archive {

@@ -42,7 +42,7 @@ class Context {
   std::int64_t steps = 0;                  ///< of the experience in all
   std::int64_t total_steps = 0;            ///< since the learner was made
   std::int64_t shard = 0;
-  Dataset train;  ///< what this experience trains on; `begin` may enlarge it
+  Dataset train;                          ///< what this experience trains on, after `enlarge`
   std::vector<std::int64_t> old_classes;  ///< labels announced before this experience, ascending
   std::vector<std::int64_t> seen;  ///< labels announced so far, this experience included, ascending
   std::vector<std::int64_t> met;   ///< labels that occurred in a batch so far, ascending

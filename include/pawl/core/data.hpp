@@ -21,7 +21,7 @@ inline namespace v0 {
 /// own affair.
 struct Source {
   std::string name;                    ///< for messages
-  Tensor labels{};                       ///< [N] int64 on the host, as in the files
+  Tensor labels{};                     ///< [N] int64 on the host, as in the files
   std::vector<std::int64_t> shape;     ///< of one row
   torch::Dtype dtype = torch::kUInt8;  ///< of the stored rows
   torch::Device device = torch::kCPU;  ///< where `read` puts rows
@@ -72,7 +72,7 @@ inline std::shared_ptr<Source const> resident(Tensor x, Tensor y, std::string na
 /// How stored rows become inputs of a network: (row * scale - mean) / deviation, per channel
 /// (dimension 1) where more than one value is given.
 struct Normalise {
-  double scale = 1;               ///< 1/255 for bytes
+  double scale = 1;                 ///< 1/255 for bytes
   std::vector<double> mean{};       ///< empty: no shift
   std::vector<double> deviation{};  ///< empty: no division
 
@@ -129,12 +129,12 @@ struct Part {
   std::int64_t size = 0;        ///< number of rows in this batch
   std::int64_t step_size = 0;   ///< number of rows of this part in the whole step, over all shards
   double weight = default_weight;  ///< absolute weight of each row in the supervised loss
-  Rows rows{};                       ///< what was appended, with its columns
+  Rows rows{};                     ///< what was appended, with its columns
 };
 
 /// The rows of one step (or of one shard of it): fresh ones first, then what strategies appended.
 struct Batch {
-  Tensor x;     ///< [N, ...] network inputs; set when all strategies have extended the batch
+  Tensor x;       ///< [N, ...] network inputs; set when all strategies have extended the batch
   Tensor y{};     ///< [N] int64, on the device of the model
   Tensor task{};  ///< [N] int64 on the host, or undefined
   std::int64_t fresh = 0;   ///< number of fresh rows; they come first
@@ -169,9 +169,9 @@ struct Batch {
 /// are flat.
 struct Dataset {
   std::shared_ptr<Source const> source;
-  Tensor rows;    ///< [n] int64 on the host: row numbers in the source
+  Tensor rows;      ///< [n] int64 on the host: row numbers in the source
   Tensor labels{};  ///< [n] int64 on the host: network outputs, after label handling
-  Tensor tasks;   ///< [n] int64 on the host: task ids; undefined where there are none
+  Tensor tasks;     ///< [n] int64 on the host: task ids; undefined where there are none
   Normalise normalise;
 
   std::int64_t size() const { return rows.defined() ? rows.size(0) : 0; }
@@ -281,9 +281,9 @@ inline Dataset concatenate(std::vector<Dataset> const& sets) {
 
 /// One step of a stream: what is learned together.
 struct Experience {
-  std::int64_t index = 0;             ///< position in the stream, from 0
+  std::int64_t index = 0;               ///< position in the stream, from 0
   std::vector<std::int64_t> classes{};  ///< labels (network outputs) that occur in it
-  std::int64_t task = -1;             ///< task id, -1 where the scenario gives none
+  std::int64_t task = -1;               ///< task id, -1 where the scenario gives none
   Dataset train{};
   Dataset test{};
 };

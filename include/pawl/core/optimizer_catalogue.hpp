@@ -40,8 +40,12 @@ struct RmsProp {
 
   void step(Arena& arena) {
     if (!inner.make) {
-      auto const options = torch::optim::RMSpropOptions(lr).alpha(alpha).eps(eps).momentum(momentum)
-                               .weight_decay(weight_decay).centered(centered);
+      auto const options = torch::optim::RMSpropOptions(lr)
+                               .alpha(alpha)
+                               .eps(eps)
+                               .momentum(momentum)
+                               .weight_decay(weight_decay)
+                               .centered(centered);
       inner.make = [options](std::vector<Tensor> parameters) {
         return std::make_unique<torch::optim::RMSprop>(std::move(parameters), options);
       };
@@ -104,7 +108,8 @@ OptimizerEntry optimizer_entry() {
   return {O::name, O::about, [] { return AnyOptimizer(O{}); }};
 }
 
-/// Every optimizer that has a name, with its defaults. Any other of `torch::optim` works through `TorchOptimizer`.
+/// Every optimizer that has a name, with its defaults. Any other of `torch::optim` works through
+/// `TorchOptimizer`.
 inline std::vector<OptimizerEntry> const& optimizer_catalogue() {
   static std::vector<OptimizerEntry> const all{optimizer_entry<Sgd>(), optimizer_entry<Adam>(),
                                                optimizer_entry<AdamW>(), optimizer_entry<RmsProp>(),
@@ -118,7 +123,8 @@ inline std::vector<std::string> optimizer_names() {
   return names;
 }
 
-/// The optimizer of that name with its defaults; throws `Error` with the nearest name when there is none.
+/// The optimizer of that name with its defaults; throws `Error` with the nearest name when there is
+/// none.
 inline AnyOptimizer make_optimizer(std::string_view name) {
   for (auto const& entry : optimizer_catalogue()) {
     if (entry.name == name) return entry.make();
