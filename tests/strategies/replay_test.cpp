@@ -666,7 +666,9 @@ TEST_CASE("class means of a memory follow a roll-back of the weights") {
     torch::NoGradGuard no_grad;
     learner.context().weights().mul_(1.5);
   }
+  auto const means = learner.strategy<Ncm>().means.means();
   CHECK_FALSE(learner.scores(x).allclose(before));
+  CHECK_FALSE(learner.strategy<Ncm>().means.means().allclose(means));
   learner.roll_back(snapshot);
   CHECK(learner.scores(x).equal(before));
 }
