@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <map>
 #include <ostream>
 #include <string>
 
@@ -12,7 +14,8 @@ namespace pawl {
 inline namespace v0 {
 
 /// One JSON object per line and step: experience, epoch, step, loss, and the value of every
-/// penalty, for plots and checks. Numbers that are not finite are null.
+/// penalty, for plots and checks. The second penalty of one name is called name2, and numbers that
+/// are not finite are null.
 struct Jsonl {
   std::ostream& out;
   std::int64_t every = 1;  ///< steps per line, from the first step on
@@ -24,8 +27,11 @@ struct Jsonl {
     out << "{\"experience\":" << c.index << ",\"epoch\":" << c.epoch << ",\"step\":" << c.step - 1
         << ",\"loss\":" << number(c.task_loss) << ",\"penalties\":{";
     char const* separator = "";
+    std::map<std::string, int> count;
     for (auto const& [name, value] : c.penalties) {
-      out << separator << detail::json_string(name) << ":" << number(value);
+      auto const number_of_name = ++count[name];
+      auto const key = number_of_name == 1 ? name : name + std::to_string(number_of_name);
+      out << separator << detail::json_string(key) << ":" << number(value);
       separator = ",";
     }
     out << "}}\n";

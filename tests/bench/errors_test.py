@@ -1,0 +1,142 @@
+"""Bad input: one sentence, a non-zero exit code, nothing half-written."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import time
+import unittest
+
+from bench import DATA, DIGITS, PROGRAM, Case, call, records
+
+
+class Errors(Case):
+    def refused_run(self, code, *arguments, says=()):
+        """Refuses the run and leaves no file behind."""
+        out = self.folder / "out.jsonl"
+        self.refused(code, "run", *DIGITS, "--out", out, *arguments, says=says)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_wrong_names_get_the_nearest_right_one(self):
+        self.refused_run(2, "--strategy", "replya", says=["replay"])
+        self.refused_run(2, "--stream", "splt_digits", says=["split_digits"])
+        self.refused_run(2, "--model", "mpl", says=["mlp"])
+        self.refused_run(2, "--optimizer", "adm", says=["adam"])
+        self.refused_run(2, "--strategy", "replay", "--replay.memory", "reservior", says=["reservoir"])
+        self.refused_run(2, "--strategy", "replay", "--replay.capcity", 9, says=["--replay.capacity"])
+        self.refused_run(2, "--epoch", 2, says=["--epochs"])
+        self.refused_run(2, "--device", "cdua", says=["cuda"])
+        self.refused_run(2, "--scenario", "clas", says=["class"])
+        self.refused(2, "rnu", says=["run"])
+        self.refused(2, "list", "strategeis", says=["strategies"])
+        self.refused(2, "help", "ewcc", says=["ewc"])
+        self.refused(2, "reproduce", "A777")
+        self.refused(2, "reproduce", "--cost", "second", says=["seconds"])
+
+    def test_bad_values_name_the_option_and_its_range(self):
+        self.refused_run(2, "--lr", "fast", says=["--lr", ">= 0"])
+        self.refused_run(2, "--lr", "nan", says=["--lr", ">= 0"])
+        self.refused_run(2, "--momentum", 1, says=["--momentum", "[0, 1)"])
+        self.refused_run(2, "--epochs", "1.5", says=["--epochs", "integer >= 1"])
+        self.refused_run(2, "--seeds", 0, says=["--seeds"])
+        self.refused_run(2, "--threads", 0, says=["--threads"])
+        self.refused_run(2, "--nesterov", "maybe", says=["--nesterov", "true or false"])
+        self.refused_run(2, "--lr", says=["--lr", "needs a value"])
+        self.refused_run(2, "--strategy", "lwf", "--lwf.temperature", 0, says=["--lwf.temperature", "> 0"])
+        self.refused_run(2, "--model.hidden", "10,x", says=["--model.hidden"])
+
+    def test_numbers_of_experiences_that_do_not_fit(self):
+        self.refused_run(2, "--experiences", 0, says=["--experiences", ">= 1"])
+        self.refused_run(1, "--experiences", 11, says=["11", "10 classes"])
+
+    def test_capacities_that_do_not_fit(self):
+        self.refused_run(2, "--strategy", "replay", "--replay.capacity", -1, says=["--replay.capacity", ">= 0"])
+        for memory in ("reservoir", "class_balanced", "ring"):
+            self.refused_run(
+                2, "--strategy", "replay", "--replay.memory", memory, "--replay.capacity", 9,
+                says=["--replay.capacity", "10 classes"],
+            )
+
+    def test_capacity_zero_is_naive_training(self):
+        naive = self.run_to_file(name="naive.jsonl")
+        zero = self.run_to_file("--strategy", "replay", "--replay.capacity", 0, name="zero.jsonl")
+        rows = [[(r["accuracy"], r["loss"]["mean"]) for r in lines if r["record"] == "experience"]
+                for lines in (naive, zero)]
+        self.assertEqual(rows[0], rows[1])
+
+    def test_a_batch_larger_than_an_experience(self):
+        self.refused_run(1, "--batch-size", 1000, says=["batch_size", "1000"])
+
+    def test_options_that_contradict_each_other(self):
+        self.refused_run(1, "--strategy", "er_ace,er_ace", says=["er_ace", "loss"])
+        self.refused_run(2, "--strategy", "joint,replay", says=["joint"])
+        self.refused_run(2, "--strategy", "joint", "--kind", "cumulative", says=["--kind"])
+        self.refused_run(2, "--drop-last", "true", says=["--stream.drop_last", "--training.drop_last"])
+        self.refused_run(2, "--replay.capacity", 50, says=["replay", "--strategy"])
+
+    def test_a_loss_that_is_not_finite_leaves_no_file(self):
+        self.refused_run(1, "--lr", "1e38", "--epochs", 5, says=["loss", "experience"])
+
+    def test_data_that_is_not_there(self):
+        self.refused_run(1, "--data", self.folder / "nowhere", says=["nowhere"])
+        self.refused_run(1, "--stream", "split_mnist", "--data", self.folder, says=["mnist", "fetch_data"])
+
+    def test_files_that_cannot_be_written(self):
+        self.refused(1, "run", *DIGITS, "--out", self.folder / "no" / "x.jsonl", says=["--out", "No such file"])
+        self.refused(1, "run", *DIGITS, "--out", self.folder, says=["folder"])
+        if os.path.exists("/dev/full"):
+            self.refused(1, "run", *DIGITS, "--out", "/dev/full", says=["--out"])
+
+    def test_an_existing_file_is_replaced_only_by_force(self):
+        out = self.folder / "out.jsonl"
+        out.write_text("precious\n")
+        self.refused(1, "run", *DIGITS, "--out", out, says=["exists", "--force"])
+        self.assertEqual(out.read_text(), "precious\n")
+        self.succeed("run", *DIGITS, "--out", out, "--force")
+        self.assertEqual(records(out)[0]["record"], "header")
+        self.assertEqual(list(self.folder.iterdir()), [out])
+
+    def test_cuda_where_there_is_none(self):
+        done = call("run", *DIGITS, "--device", "cuda", env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("CUDA", done.stderr)
+
+    def test_config_files_that_cannot_be_read(self):
+        self.refused_run(2, "--config", "/nowhere.toml", says=["/nowhere.toml"])
+        config = self.folder / "run.toml"
+        for text, said in (("epochs = ", "line 1"), ("[training]\nepoch = 3", "epochs"), ("seeds = 1979-05-27", "seeds")):
+            config.write_text(text)
+            self.refused(2, "run", *DIGITS, "--config", config, says=[said])
+
+    def test_no_command_and_stray_arguments(self):
+        self.refused(2, says=["run"])
+        self.refused(2, "run", "naive", says=["naive"])
+
+    def test_ctrl_c_keeps_what_is_finished(self):
+        out = self.folder / "out.jsonl"
+        process = subprocess.Popen(
+            [PROGRAM, "run", *DIGITS, "--seeds", "1000000", "--out", str(out)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        part = pathlib.Path(f"{out}.part{process.pid}")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (part.exists() and '"record":"result"' in part.read_text()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 130, stderr)
+        self.assertIn("interrupted", stderr)
+        self.assertIn("final_accuracy", stdout)
+        lines = records(out)
+        self.assertTrue(lines[-1]["interrupted"])
+        finished = [line["seed"] for line in lines if line["record"] == "result"]
+        self.assertEqual(lines[-1]["seeds"], finished)
+        self.assertEqual(list(self.folder.iterdir()), [out])
+
+    def test_progress_is_for_terminals_alone(self):
+        done = call("run", *DIGITS)
+        self.assertEqual(done.stderr, "")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,159 @@
+"""The result file: its form, and that its numbers follow from each other."""
+
+import json
+import math
+import statistics
+import unittest
+
+import schema
+from bench import DATA, DIGITS, SOURCE, Case
+
+SCHEMA = json.loads((SOURCE / "docs/result_schema.json").read_text())
+
+
+class Records(Case):
+    def check_schema(self, lines):
+        for line in lines:
+            form = SCHEMA["$defs"][line["record"]]
+            self.assertEqual(schema.errors(line, form, SCHEMA), [])
+            self.assertEqual(schema.errors(line, SCHEMA), [])
+
+    def test_a_result_file_has_the_form_of_the_schema(self):
+        lines = self.run_to_file("--strategy", "replay,lwf", "--seeds", 2, "--trace-penalties", "true")
+        self.check_schema(lines)
+        kinds = [line["record"] for line in lines]
+        one_seed = ["experience"] * 5 + ["result"]
+        self.assertEqual(kinds, ["header", *one_seed, *one_seed, "summary"])
+
+    def test_the_schema_refuses_what_is_wrong(self):
+        lines = self.run_to_file()
+        result = next(line for line in lines if line["record"] == "result")
+        for damage in (
+            lambda r: r.pop("steps"),
+            lambda r: r["metrics"].pop("bwt"),
+            lambda r: r["metrics"].update(final_accuracy=1.5),
+            lambda r: r["matrix"][0].__setitem__(0, "0.5"),
+            lambda r: r.update(surprise=1),
+        ):
+            damaged = json.loads(json.dumps(result))
+            damage(damaged)
+            self.assertTrue(schema.errors(damaged, SCHEMA))
+
+    def test_the_header_names_each_strategy_with_its_hooks_and_every_option(self):
+        header = self.run_to_file("--strategy", "replay,lwf,replay", "--replay2.capacity", 77)[0]
+        self.assertEqual([s["name"] for s in header["strategies"]], ["replay", "lwf", "replay"])
+        self.assertEqual([s["prefix"] for s in header["strategies"]], ["replay", "lwf", "replay2"])
+        self.assertIn("extend", header["strategies"][0]["hooks"])
+        self.assertIn("penalty", header["strategies"][1]["hooks"])
+        self.assertEqual(header["config"]["strategy"]["replay2"]["capacity"], 77)
+        self.assertEqual(header["config"]["model"]["hidden"], [16])
+
+    def test_metrics_and_summary_follow_from_the_matrix(self):
+        lines = self.run_to_file("--seeds", 3, "--strategy", "replay", "--epochs", 2)
+        results = [line for line in lines if line["record"] == "result"]
+        rows = [line["accuracy"] for line in lines if line["record"] == "experience"]
+        self.assertEqual([r for result in results for r in result["matrix"]], rows)
+        for result in results:
+            matrix, metrics = result["matrix"], result["metrics"]
+            self.assertAlmostEqual(metrics["final_accuracy"], statistics.mean(matrix[-1]))
+            best = [max(row[j] for row in matrix[:-1]) for j in range(4)]
+            forgetting = statistics.mean(best[j] - matrix[-1][j] for j in range(4))
+            self.assertAlmostEqual(metrics["forgetting"], forgetting)
+            self.assertAlmostEqual(metrics["forgetting_at"][-1], forgetting)
+            forward = statistics.mean(matrix[j - 1][j] - result["untrained"][j] for j in range(1, 5))
+            self.assertAlmostEqual(metrics["fwt"], forward)
+            self.assertIsNone(metrics["intransigence"])
+            self.assertEqual(result["samples"], 2 * 1442)
+            rate = result["samples"] / result["seconds"]["train"]
+            self.assertAlmostEqual(result["samples_per_second"] / rate, 1)
+        values = [r["metrics"]["final_accuracy"] for r in results]
+        over = lines[-1]["metrics"]["final_accuracy"]
+        sem = statistics.stdev(values) / math.sqrt(3)
+        self.assertEqual(over["n"], 3)
+        self.assertAlmostEqual(over["mean"], statistics.mean(values))
+        self.assertAlmostEqual(over["std"], statistics.stdev(values))
+        self.assertAlmostEqual(over["sem"], sem)
+        self.assertAlmostEqual(over["ci95"][1] - over["mean"], 4.302653 * sem, places=6)
+
+    def test_what_one_experience_or_one_evaluation_cannot_tell_is_null(self):
+        single = self.run_to_file("--experiences", 1)
+        self.check_schema(single)
+        for name in ("forgetting", "bwt", "fwt", "rem", "min_acc", "forgetting_at", "average_incremental_from_second"):
+            self.assertIsNone(single[-2]["metrics"][name], name)
+        final = self.run_to_file("--evaluate", "final", name="final.jsonl")
+        self.check_schema(final)
+        self.assertIsNone(final[1]["accuracy"])
+        self.assertIsNotNone(final[-2]["metrics"]["final_accuracy"])
+        self.assertIsNone(final[-2]["metrics"]["learning_accuracy"])
+
+    def test_joint_and_cumulative_training_are_tested_on_every_experience(self):
+        joint = self.run_to_file("--strategy", "joint", "--epochs", 5)
+        self.check_schema(joint)
+        self.assertEqual(len(joint[-2]["matrix"]), 1)
+        self.assertAlmostEqual(joint[-2]["metrics"]["final_accuracy"], statistics.mean(joint[-2]["matrix"][0]))
+        self.assertIsNone(joint[-2]["metrics"]["forgetting"])
+        cumulative = self.run_to_file("--strategy", "cumulative", "--epochs", 5, name="cumulative.jsonl")
+        self.check_schema(cumulative)
+        self.assertEqual(len(cumulative[-2]["matrix"]), 5)
+        self.assertGreater(cumulative[-2]["samples"], 5 * 1442)
+
+    def test_an_online_stream_is_measured_once_per_experience(self):
+        lines = self.run_to_file("--chunk", 50, "--batch-size", 10, "--strategy", "replay")
+        self.check_schema(lines)
+        self.assertEqual(len(lines[-2]["matrix"]), 5)
+
+    def test_other_forms_of_output_say_the_same(self):
+        text = self.succeed("run", *DIGITS, "--seeds", 2, "--format", "json")
+        whole = json.loads(text)
+        self.check_schema([whole["header"], *whole["results"], whole["summary"]])
+        lines = self.succeed("run", *DIGITS, "--seeds", 2, "--format", "csv").splitlines()
+        self.assertEqual(len(lines), 3)
+        names, first = lines[0].split(","), lines[1].split(",")
+        metric = names.index("final_accuracy")
+        self.assertEqual(float(first[metric]), whole["results"][0]["metrics"]["final_accuracy"])
+        self.assertEqual(first[names.index("intransigence")], "")
+        self.assertIn("final_accuracy", self.succeed("run", *DIGITS))
+
+    def test_a_run_of_several_seeds_holds_the_runs_of_each(self):
+        several = self.run_to_file("--seeds", 3, "--first-seed", 4, "--strategy", "replay")
+        alone = self.run_to_file("--first-seed", 6, "--strategy", "replay", name="alone.jsonl")
+        results = [line for line in several if line["record"] == "result"]
+        self.assertEqual([r["seed"] for r in results], [4, 5, 6])
+        self.assertEqual(results[2]["matrix"], alone[-2]["matrix"])
+        self.assertNotEqual(results[0]["matrix"], results[1]["matrix"])
+
+    def test_sub_streams_can_be_fixed_over_seeds(self):
+        def sizes(*arguments, name):
+            lines = self.run_to_file("--order", "shuffled", "--seeds", 3, *arguments, name=name)
+            return [line["test_sizes"] for line in lines if line["record"] == "result"]
+
+        free = sizes(name="free.jsonl")
+        self.assertNotEqual(free[0], free[1])
+        fixed = sizes("--stream-seed", 0, name="fixed.jsonl")
+        self.assertEqual(fixed, [free[0]] * 3)
+        lines = self.run_to_file("--init-seed", 3, "--seeds", 2, name="init.jsonl")
+        untrained = [line["untrained"] for line in lines if line["record"] == "result"]
+        self.assertEqual(untrained[0], untrained[1])
+
+    def test_a_growing_head_has_no_accuracy_before_training(self):
+        lines = self.run_to_file("--model.head", "growing")
+        self.check_schema(lines)
+        self.assertIsNone(lines[-2]["untrained"])
+        self.assertIsNone(lines[-2]["metrics"]["fwt"])
+
+    def test_the_task_scenario_uses_a_head_per_task_and_can_mask_one_head(self):
+        heads = self.run_to_file("--scenario", "task")
+        self.assertEqual(heads[-2]["prediction"], "task_head")
+        masked = self.run_to_file("--evaluation.outputs", "task", name="masked.jsonl")
+        self.assertEqual(masked[-2]["prediction"], "task_masked")
+
+    def test_penalties_are_recorded(self):
+        lwf = self.run_to_file("--strategy", "lwf")
+        self.assertEqual(lwf[1]["loss"]["penalties"], {})
+        self.assertGreater(lwf[2]["loss"]["penalties"]["lwf"], 0)
+        ewc = self.run_to_file("--strategy", "ewc", "--trace-penalties", "true", name="ewc.jsonl")
+        self.assertGreater(ewc[2]["loss"]["penalties"]["ewc"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
