@@ -100,10 +100,10 @@ std::vector<std::string> spellings(std::vector<Knob> const& all) {
 [[noreturn]] void unknown_key(std::vector<Knob> const& all, Assignment const& a) {
   auto const key = normalised(a.key);
   auto const where = a.origin.empty() ? "" : " (in " + a.origin + ")";
-  auto text = (a.origin.empty() ? "there is no option --" : "there is no key ") + key + where;
+  auto text = (a.origin.empty() ? "there is no option --" : "there is no key ") + a.key + where;
   auto const near = pawl::nearest_name(key, spellings(all));
-  if (!near.empty())
-    text += "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
+  text += near.empty() ? "; see pawl-bench run --help"
+                       : "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
   auto const prefix = key.substr(0, key.find('.'));
   auto const strategies = pawl::strategy_names();
   if (key != prefix &&
@@ -219,7 +219,8 @@ Knob const* find_knob(std::vector<Knob> const& all, std::string const& written) 
 
 void configure(Config& config, std::vector<Assignment> const& assignments) {
   std::vector<bool> done(assignments.size(), false);
-  bool chosen_by_flag = false;
+  std::vector<std::string>
+      exchanged;  // parts that a flag replaced: options of the old one in the file go with it
   // Components first, outer before inner: choosing one brings its options, with their defaults.
   for (bool again = true; again;) {
     again = false;
@@ -237,7 +238,9 @@ void configure(Config& config, std::vector<Assignment> const& assignments) {
       } catch (pawl::Error const& error) {
         bad_value(*knob, assignments[i], error);
       }
-      chosen_by_flag = chosen_by_flag || assignments[i].origin.empty();
+      if (assignments[i].origin.empty() && before != assignments[i].value) {
+        exchanged.push_back(knob->path() == "strategies" ? strategy_section : knob->section + ".");
+      }
       done[i] = again = true;
     }
   }
@@ -246,8 +249,10 @@ void configure(Config& config, std::vector<Assignment> const& assignments) {
     if (done[i]) continue;
     auto const& a = assignments[i];
     auto const* knob = find_knob(all, a.key);
-    // A flag that exchanges a component leaves the old one's options in the file behind.
-    if (knob == nullptr && chosen_by_flag && !a.origin.empty()) continue;
+    auto const left_behind = [&](std::string const& part) { return a.key.rfind(part, 0) == 0; };
+    if (knob == nullptr && !a.origin.empty() &&
+        std::any_of(exchanged.begin(), exchanged.end(), left_behind))
+      continue;
     if (knob == nullptr) unknown_key(all, a);
     if (!a.given && knob->option.kind != pawl::Option::Kind::boolean) {
       throw UsageError(knob->flag() + " needs a value: " + knob->option.values);

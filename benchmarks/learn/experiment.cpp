@@ -69,15 +69,15 @@ struct Untrained {
 };
 
 torch::Device device_of(std::string const& name) {
-  auto const near = pawl::nearest_name(name, {"cpu", "cuda"});
-  pawl::require(name == "cpu" || name.rfind("cuda", 0) == 0, "there is no device '", name,
-                "'; did you mean '", near.empty() ? "cpu" : near, "'?");
+  if (name != "cpu" && name.rfind("cuda", 0) != 0) {
+    throw UsageError("there is no device '" + name + "'" + pawl::suggestion(name, {"cpu", "cuda"}));
+  }
   pawl::require(name == "cpu" || at::hasCUDA(), "device is '", name,
                 "' but this LibTorch finds no CUDA device; use --device cpu");
   try {
     return torch::Device(name);
   } catch (c10::Error const&) {
-    pawl::fail("device is '", name, "' but must be cpu, cuda or cuda:N");
+    throw UsageError("--device is '" + name + "' but must be cpu, cuda or cuda:N");
   }
 }
 
@@ -124,7 +124,11 @@ std::vector<double> untrained_accuracy(pawl::Model const& model, pawl::Stream co
   auto const& first = test[0].test;
   auto const row = first.read(torch::arange(1, torch::kInt64), learner.c.arena.device());
   auto const x = first.normalise(row.stored, learner.c.arena.dtype());
-  if (learner.scores(x, row.task).size(1) < test.outputs) return {};
+  try {
+    if (learner.scores(x, row.task).size(1) < test.outputs) return {};
+  } catch (pawl::Error const&) {
+    return {};  // a head that grows has no outputs at all
+  }
   return pawl::evaluate(learner, test, options).accuracy;
 }
 
@@ -143,6 +147,28 @@ void joint_metrics(SeedResult& result, pawl::AccuracyRow const& row) {
     if (name == "final_accuracy_by_sample") value = pawl::pooled_accuracy(row);
   }
   result.forgetting_at_all.clear();
+}
+
+/// A memory with fewer rows than classes would leave some of them out: refused before anything is
+/// trained.
+void check_capacities(Config const& config, pawl::Stream const& stream) {
+  std::vector<std::int64_t> classes;
+  for (auto const& experience : stream) {
+    classes.insert(classes.end(), experience.classes.begin(), experience.classes.end());
+  }
+  std::sort(classes.begin(), classes.end());
+  auto const count = std::unique(classes.begin(), classes.end()) - classes.begin();
+  for (auto named : config.strategies) {
+    std::int64_t capacity = 0, per_group = 0;
+    for (auto const& option : pawl::options_of(named.strategy).all()) {
+      if (option.name == "capacity") capacity = std::stoll(option.get());
+      if (option.name == "per_group") per_group = std::stoll(option.get());
+    }
+    if (per_group > 0 || capacity == 0 || capacity >= count) continue;
+    throw UsageError(c10::str("--", named.prefix, ".capacity is ", capacity, " but the stream has ",
+                              count, " classes, so some would have no row; give ", count,
+                              " or more, or 0 for naive training"));
+  }
 }
 
 }  // namespace
@@ -183,6 +209,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
                     std::string const& label, OnExperience const& done) {
   auto const start = Clock::now();
   auto const streams = streams_of(config, data, seed);
+  check_capacities(config, streams.test);
   auto const model = model_of(config, streams.test, seed);
   SeedResult result{.seed = seed};
   pawl::AccuracyMatrix matrix;

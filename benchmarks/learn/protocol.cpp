@@ -1,9 +1,11 @@
 #include "protocol.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <pawl/metrics/statistics.hpp>

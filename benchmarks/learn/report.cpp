@@ -19,7 +19,7 @@ std::string cell(double value, double scale, int digits) {
 
 }  // namespace
 
-std::string aligned(std::vector<std::vector<std::string>> const& rows) {
+std::string aligned(std::vector<std::vector<std::string>> const& rows, std::size_t left) {
   std::vector<std::size_t> width;
   for (auto const& row : rows) {
     width.resize(std::max(width.size(), row.size()), 0);
@@ -29,8 +29,9 @@ std::string aligned(std::vector<std::vector<std::string>> const& rows) {
   for (auto const& row : rows) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i) {
-      line += i == 0 ? fmt::format("{:<{}}", row[i], width[i])
-                     : fmt::format("  {:>{}}", row[i], width[i]);
+      line += i == 0 ? "" : "  ";
+      line += i < left ? fmt::format("{:<{}}", row[i], width[i])
+                       : fmt::format("{:>{}}", row[i], width[i]);
     }
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }

@@ -9,8 +9,8 @@
 
 namespace bench {
 
-/// Columns padded to their widest cell; the first one to the left, the others to the right.
-std::string aligned(std::vector<std::vector<std::string>> const& rows);
+/// Columns padded to their widest cell: the first `left` ones to the left, the others to the right.
+std::string aligned(std::vector<std::vector<std::string>> const& rows, std::size_t left = 1);
 
 /// "0.9123 +- 0.0045" with the half width of the 95 % interval; "-" where undefined.
 std::string mean_and_interval(std::vector<SeedResult> const& results, std::string const& metric,

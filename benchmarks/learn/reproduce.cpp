@@ -178,7 +178,7 @@ std::string list_text(std::vector<Target> const& targets) {
     rows.push_back({t.id, t.protocol, t.method, t.scenario, t.published_text(),
                     t.band_text(t.seeds), std::to_string(t.seeds), t.cost});
   }
-  return aligned(rows);
+  return aligned(rows, 6);
 }
 
 std::vector<Target> chosen(std::vector<Target> const& all, std::vector<std::string> const& ids,
@@ -229,7 +229,7 @@ int run_all(std::vector<Target> const& targets, Request const& request, OutputFi
   }
   if (rows.size() > 1) {
     out.finish();
-    std::printf("%s%s%s", aligned(rows).c_str(), notes.empty() ? "" : "\n", notes.c_str());
+    std::printf("%s%s%s", aligned(rows, 7).c_str(), notes.empty() ? "" : "\n", notes.c_str());
   }
   if (stopped) return exit_interrupted;
   return all_pass ? 0 : 1;

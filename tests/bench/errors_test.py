@@ -25,7 +25,7 @@ class Errors(Case):
         self.refused_run(2, "--strategy", "replay", "--replay.memory", "reservior", says=["reservoir"])
         self.refused_run(2, "--strategy", "replay", "--replay.capcity", 9, says=["--replay.capacity"])
         self.refused_run(2, "--epoch", 2, says=["--epochs"])
-        self.refused_run(2, "--device", "cdua", says=["cuda"])
+        self.refused_run(2, "--device", "cudda", says=["cuda"])
         self.refused_run(2, "--scenario", "clas", says=["class"])
         self.refused(2, "rnu", says=["run"])
         self.refused(2, "list", "strategeis", says=["strategies"])

@@ -27,6 +27,7 @@ runs = 10
 band = "two-sided"
 tolerance = 0.1
 [target.config]
+stream.scenario = "class"
 optimizer.lr = 0.05
 """
 
