@@ -1,7 +1,11 @@
 // Learning without forgetting: what is compared with what, and what is left alone.
 
 #include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/nn/modules/activation.h>
@@ -89,6 +93,14 @@ struct OpaqueImpl : nn::Module {
   nn::Sequential net;
 };
 TORCH_MODULE(Opaque);
+
+/// A head with an activation before it, of which a Sequential around it tells nothing.
+struct ActivatedHeadImpl : nn::Module {
+  ActivatedHeadImpl() { head = register_module("head", MultiHead(8, 2, 3, Seed{2})); }
+  Tensor forward(Tensor const& x) { return head(torch::relu(x)); }
+  MultiHead head{nullptr};
+};
+TORCH_MODULE(ActivatedHead);
 
 nn::Sequential two_headed(bool with_noise = false) {
   nn::Sequential net(nn::Linear(4, 8), nn::BatchNorm1d(8), nn::Tanh());
@@ -297,6 +309,101 @@ TEST_CASE("with a head per task, the present inputs are distilled on every old h
   CHECK(run(Opaque(two_headed()), 1).penalty[0] == doctest::Approx(one.penalty[0]).epsilon(1e-12));
   CHECK(run(Opaque(two_headed(true)), 2).penalty[0] ==
         doctest::Approx(run(two_headed(true), 2).penalty[0]).epsilon(1e-12));
+}
+
+TEST_CASE("a model that does more around its head than it tells takes a pass per head") {
+  auto const run = [](auto net) {
+    Learner learner{net, Sgd{.lr = 0.1}, Lwf{}};
+    for (std::int64_t e = 0; e < 3; ++e) learner.fit(blobs(e, {0, 1}, 24, e), {.batch_size = 8});
+    return weights_of(net);
+  };
+  auto const activated = [] { return filled(nn::Sequential(nn::Linear(4, 8), ActivatedHead())); };
+  auto const told = run(activated()), opaque = run(Opaque(activated()));
+  CHECK(told.equal(opaque));
+}
+
+TEST_CASE("an old head is compared in the labels that its task had when the teacher was taken") {
+  auto net = filled(nn::Sequential(nn::Linear(4, 8), nn::Tanh(), MultiHead(8, 3, 1, Seed{2})));
+  Learner learner{net, Sgd{.lr = 0}, Lwf{}, Stumbles{}};
+  learner.fit(blobs(0, {0, 1}, 24, 0), {.batch_size = 24});
+  auto const now = blobs(1, {1, 2}, 24, 0);  // the task comes back with one label more
+  auto const x = now.train.read(torch::arange(24)).stored;
+  auto const task = torch::zeros({24}, torch::kInt64);
+  auto const old = learner.context().forward(x, task).detach();
+  Recorder seen;
+  learner.fit(now, {.batch_size = 24, .shuffle = false}, seen);
+  auto const z = learner.context().forward(x, task).detach();
+  CHECK(seen.penalty.at(0) ==
+        doctest::Approx(4 * kl(old.narrow(1, 0, 2), z.narrow(1, 0, 2), 2)).epsilon(1e-9));
+}
+
+TEST_CASE("at the teacher's own weights the penalty and its gradient are 0") {
+  struct First {
+    double penalty = 0;
+    std::vector<Tensor> gradients{};
+    void step(Context const& c) {
+      if (c.step > 1) return;  // counted after the step
+      for (auto const& p : c.penalties) penalty += p.second.item<double>();
+      for (auto const& p : c.arena.parameters()) {
+        auto const& g = p.grad();
+        gradients.push_back(g.defined() ? g.clone() : torch::zeros_like(p));
+      }
+    }
+  };
+  for (auto const type : {torch::kFloat32, torch::kFloat64}) {
+    for (bool const heads : {false, true}) {
+      auto const run = [&](double strength) {
+        nn::Sequential net(nn::Linear(4, 8), nn::Tanh());
+        if (heads) {
+          net->push_back(MultiHead(8, 2, 2, Seed{2}));
+        } else {
+          net->push_back(nn::Linear(8, 4));
+        }
+        filled(net)->to(type);
+        Learner learner{net, Sgd{.lr = 0.1}, Lwf{.strength = strength}};
+        learner.fit(heads ? blobs(0, {0, 1}, 24, 0) : blobs(0, {0, 1}), {.batch_size = 8});
+        First first;
+        learner.fit(heads ? blobs(1, {0, 1}, 24, 1) : blobs(1, {2, 3}), {.batch_size = 8}, first);
+        return first;
+      };
+      auto const naive = run(0), distilled = run(0.5);
+      CHECK(std::abs(distilled.penalty) <= 1e-7);
+      REQUIRE(naive.gradients.size() == distilled.gradients.size());
+      for (std::size_t i = 0; i < naive.gradients.size(); ++i) {
+        auto const gap = (naive.gradients[i] - distilled.gradients[i]).abs().max();
+        CHECK(gap.template item<double>() <= 1e-7);
+      }
+    }
+  }
+}
+
+TEST_CASE("a run stopped in an experience goes on with the same teacher and the same old heads") {
+  auto const path = std::filesystem::temp_directory_path() / "pawl_lwf_test.safetensors";
+  auto const build = [](auto const& net) {
+    return Learner{net, Sgd{.lr = 0.1, .momentum = 0.9}, Lwf{.strength = 2}};
+  };
+  auto const fit = [](auto& learner, std::int64_t e, auto&&... observers) {
+    learner.fit(blobs(e, {0, 1}, 24, e), {.epochs = 2, .batch_size = 8}, observers...);
+  };
+  auto whole_net = two_headed(true), stopped_net = two_headed(true), resumed_net = two_headed(true);
+  auto whole = build(whole_net), stopped = build(stopped_net), resumed = build(resumed_net);
+  for (std::int64_t e = 0; e < 3; ++e) fit(whole, e);
+  struct Power {
+    decltype(stopped)& learner;
+    std::filesystem::path path;
+    void step(Context const& c) const {
+      if (c.step != 2) return;
+      learner.save(path);
+      throw std::runtime_error("power cut");
+    }
+  };
+  for (std::int64_t e = 0; e < 2; ++e) fit(stopped, e);
+  CHECK_THROWS_AS(fit(stopped, 2, Power{stopped, path}), std::runtime_error);
+  resumed.load(path);
+  std::filesystem::remove(path);
+  CHECK(resumed.strategy<Lwf>().known_tasks == stopped.strategy<Lwf>().known_tasks);
+  fit(resumed, 2);
+  CHECK(weights_of(resumed_net).equal(weights_of(whole_net)));
 }
 
 TEST_CASE("distilling on old heads leaves BatchNorm, generators and the supervised loss alone") {

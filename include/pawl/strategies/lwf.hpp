@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "../core/snapshot.hpp"
@@ -54,6 +57,7 @@ struct Lwf {
   void begin(Context& c, Experience const&) {
     known = c.old_classes;
     teacher = !known.empty() && factor(c) > 0 ? Snapshot::of(c) : Snapshot{};
+    heads_alone.reset();
   }
 
   /// The factor of the supervised loss; no rows are added.
@@ -72,15 +76,16 @@ struct Lwf {
     return sum * (factor(c) / static_cast<double>(all ? c.step_rows : c.fresh.size()));
   }
 
-  void end(Context& c, Experience const&) {
-    known_tasks.clear();
-    for (auto const& task : c.task_classes) known_tasks.push_back(task.first);
-  }
+  void end(Context& c, Experience const&) { known_tasks = c.task_classes; }
 
   void state(Archive& a) {
     a.part("teacher", teacher);
     a("known", known);
-    a("known_tasks", known_tasks);
+    std::vector<std::int64_t> tasks;
+    for (auto const& task : known_tasks) tasks.push_back(task.first);
+    a("known_tasks", tasks);
+    if (a.loading()) known_tasks.clear();
+    for (auto const task : tasks) a("known_task" + std::to_string(task), known_tasks[task]);
   }
 
   /// Sum over the rows of KL(softmax(old / T) || softmax(z / T)) over the given columns, ascending
@@ -93,9 +98,11 @@ struct Lwf {
   }
 
   // State: written by the hooks.
-  Snapshot teacher{};                       ///< empty: nothing to keep yet
-  std::vector<std::int64_t> known{};        ///< classes the teacher was taught, ascending
-  std::vector<std::int64_t> known_tasks{};  ///< tasks taught in finished experiences, ascending
+  Snapshot teacher{};                 ///< empty: nothing to keep yet
+  std::vector<std::int64_t> known{};  ///< classes the teacher was taught, ascending
+  /// Labels, ascending, of each task taught in finished experiences.
+  std::map<std::int64_t, std::vector<std::int64_t>> known_tasks{};
+  std::optional<bool> heads_alone{};  ///< whether one pass serves all heads; tried out when needed
 
  private:
   static double t(Context const& c) { return static_cast<double>(c.index + 1); }
@@ -123,6 +130,7 @@ struct Lwf {
       torch::NoGradGuard no_grad;
       WithWeights weights(c, teacher);
       ModeScope mode(*c.model.module, false);
+      NoiseScope noise(noise_of_step(c));
       auto const& task = c.batch.task;
       old = c.forward(c.batch.x.narrow(0, 0, n), task.defined() ? task.narrow(0, 0, n) : task);
     }
@@ -130,13 +138,15 @@ struct Lwf {
     return divergence(c.logits.narrow(0, 0, n), old, known);
   }
 
-  Tensor over_old_heads(Context& c, std::int64_t n) const {
+  Tensor over_old_heads(Context& c, std::int64_t n) {
     std::vector<Tensor> old;
     {
       torch::NoGradGuard no_grad;
       WithWeights weights(c, teacher);
       ModeScope mode(*c.model.module, false);
-      old = each_head(c, c.batch.x.narrow(0, 0, n));
+      auto const x = c.batch.x.narrow(0, 0, n);
+      if (!heads_alone) heads_alone = serves_all_heads(c, x);
+      old = each_head(c, x);
     }
     // The student once more, on all rows and with the noise of the training pass, so that BatchNorm
     // and dropout do the same; statistics move in a copy, because this pass is not the step's.
@@ -145,40 +155,56 @@ struct Lwf {
     WithWeights buffers(c, aside);
     auto const now = each_head(c, c.batch.x);
     auto sum = torch::zeros({}, c.logits.options());
-    for (std::size_t k = 0; k < known_tasks.size(); ++k) {
-      auto const labels = c.task_classes.find(known_tasks[k]);
-      auto const over =
-          labels == c.task_classes.end() ? std::vector<std::int64_t>{} : labels->second;
-      sum = sum + divergence(now[k].narrow(0, 0, n), old[k], over);
+    std::size_t k = 0;
+    for (auto const& task : known_tasks) {
+      sum = sum + divergence(now[k].narrow(0, 0, n), old[k], task.second);
+      ++k;
     }
     return sum;
   }
 
-  /// Logits of x under the head of every known task: features once and the heads alone where the
-  /// model lets us, else a pass per head.
+  /// Logits of x under the head of every known task: features once and the heads alone where that
+  /// is all that the model does, else a pass per head.
   std::vector<Tensor> each_head(Context& c, Tensor const& x) const {
-    auto const step = c.step * c.training.shards + c.shard;
     std::vector<Tensor> all;
-    if (auto const* head = last_head(c)) {
-      NoiseScope noise(c.seed.generator("model", c.index, step));
+    if (*heads_alone) {
+      NoiseScope noise(noise_of_step(c));
       auto const phi = c.model.features(x);
-      for (auto const task : known_tasks) all.push_back(head->logits(task, phi));
+      for (auto const& task : known_tasks) all.push_back(only_head(c)->logits(task.first, phi));
     } else {
-      for (auto const task : known_tasks) {
-        NoiseScope noise(c.seed.generator("model", c.index, step));
-        all.push_back(c.forward(x, torch::full({x.size(0)}, task, torch::kInt64)));
+      for (auto const& task : known_tasks) {
+        NoiseScope noise(noise_of_step(c));
+        all.push_back(c.forward(x, all_of(task.first, x)));
       }
     }
     c.model.route(c.batch.task);
     return all;
   }
 
-  /// The head, when it is the last layer and the model tells its features.
-  static MultiHeadImpl const* last_head(Context const& c) {
-    if (!c.model.features || c.model.heads.size() != 1) return nullptr;
-    nn::Module const* head = c.model.heads.front();
-    if (c.model.module->modules().back().get() != head) return nullptr;
-    return dynamic_cast<MultiHeadImpl const*>(head);
+  /// Whether logits are the head's product with the features and nothing else. Tried out in eval
+  /// mode, because a module may do more around its head than it tells.
+  bool serves_all_heads(Context& c, Tensor const& x) const {
+    auto const* head = only_head(c);
+    if (!head || !c.model.features) return false;
+    NoiseScope noise(noise_of_step(c));
+    auto const phi = c.model.features(x);
+    if (phi.dim() != 2 || phi.size(1) != head->weights.front().size(1)) return false;
+    auto const task = known_tasks.begin()->first;
+    return head->logits(task, phi).equal(c.forward(x, all_of(task, x)));
+  }
+
+  static MultiHeadImpl const* only_head(Context const& c) {
+    if (c.model.heads.size() != 1) return nullptr;
+    return dynamic_cast<MultiHeadImpl const*>(c.model.heads.front());
+  }
+
+  /// The key of the noise that the training pass of this step and shard has.
+  static Generator noise_of_step(Context const& c) {
+    return c.seed.generator("model", c.index, c.step * c.training.shards + c.shard);
+  }
+
+  static Tensor all_of(std::int64_t task, Tensor const& x) {
+    return torch::full({x.size(0)}, task, torch::kInt64);
   }
 };
 
