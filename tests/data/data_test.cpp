@@ -367,6 +367,7 @@ TEST_CASE("a damaged digits file is refused with its line") {
   refuse(good + "\n", "line 2");
   refuse("a" + good, "line 1, value 1");
   refuse("-" + good, "line 1, value 1");
+  refuse(good + good + good + good, "4 samples are too few for a training and a test set");
 }
 
 TEST_CASE("a digits file may end without a line break and have DOS ones") {

@@ -261,6 +261,14 @@ TEST_CASE("permuted labels are shared, shifted by class or numbered by task") {
   CHECK(torch::equal(task[1].train.labels, domain[1].train.labels));
 }
 
+TEST_CASE("a permutation across channels with means of their own is refused") {
+  auto const one = pawl::normalised(toy(3), {.5}, {.25});
+  CHECK(pawl::permute_pixels(one, {.experiences = 2}).size() == 2);
+  auto const two = pawl::normalised(toy(3), {.5, .4}, {.25, .2});
+  CHECK_THROWS_WITH_AS(pawl::permute_pixels(two, {.experiences = 2}),
+                       Contains("normalise with one mean and deviation"), pawl::Error);
+}
+
 TEST_CASE("floating rows are permuted and zero-filled like bytes") {
   auto const bytes = toy(3);
   auto const x = pawl::read_all(*bytes.train);
@@ -613,6 +621,9 @@ TEST_CASE("a named stream limits, pads, normalises, joins and cuts") {
   pawl::set_option(named, "normalize", "none");
   CHECK_THROWS_WITH_AS(named.build(shipped(), {1}), Contains("set normalize = custom"),
                        pawl::Error);
+  pawl::set_option(named, "train_limit", "1443");
+  CHECK_THROWS_WITH_AS(named.build(shipped(), {1}),
+                       Contains("train_limit is 1443 but there are only 1442"), pawl::Error);
 }
 
 TEST_CASE("a rotated named stream takes angles as text") {

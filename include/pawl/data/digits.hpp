@@ -70,6 +70,10 @@ inline TrainTest load_digits(std::filesystem::path path) {
     auto const number = ++seen[static_cast<std::size_t>(label[i])];
     (number % 5 == 0 ? test : train).push_back(i);
   }
+  require(
+      !train.empty() && !test.empty(), path.string(), ": ", y.numel(),
+      " samples are too few for a training and a test set (every 5th of a class); fetch the file "
+      "again");
   auto const part = [&](std::vector<std::int64_t> const& rows, char const* name) {
     auto const chosen = torch::tensor(rows, torch::kInt64);
     auto const x = lines.slice(1, 0, 64).index_select(0, chosen).view({-1, 1, 8, 8});

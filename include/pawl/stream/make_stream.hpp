@@ -84,6 +84,8 @@ struct AnyStream {
     auto data = data_set == "cifar100" && superclasses
                     ? load_cifar100(data_root(root), CifarLabels::coarse)
                     : pawl::load(data_set, root);
+    require(train_limit <= data.train->size(), name, ": train_limit is ", train_limit,
+            " but there are only ", data.train->size(), " training rows; give 0 for all of them");
     data = pawl::pad(first(std::move(data), train_limit), pad);
     require(normalize == Normalisation::custom || (mean.empty() && deviation.empty()), name,
             ": mean or deviation is given, but normalize is not custom; set normalize = custom");
