@@ -6,6 +6,8 @@
 #include <vector>
 
 #include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/normalization.h>
 #include <pawl/core/learner.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/importance/fisher.hpp>
@@ -216,6 +218,8 @@ TEST_CASE("many samples at once give what one at a time gives") {
                                         nn::Linear(6, 4))),
                   data, true, "");
   check_agreement(seeded(std::make_shared<MixedImpl>()), data, true, "");
+  check_agreement(seeded(nn::Sequential(nn::Linear(4, 9), nn::Dropout(.5), nn::Linear(9, 4))), data,
+                  true, "");  // in train mode, but measured in eval mode
   check_agreement(seeded(std::make_shared<ResidualImpl>(4)), data, true, "");
   auto const few = data.select(torch::arange(20));
   check_agreement(seeded(std::make_shared<ResidualImpl>(1)), few, false, "'bias' is broadcast");
@@ -223,6 +227,9 @@ TEST_CASE("many samples at once give what one at a time gives") {
   check_agreement(convolutional(), images, false, "BatchNorm");
   auto norm = seeded(nn::Sequential(nn::Linear(4, 6), nn::BatchNorm1d(6), nn::Linear(6, 4)));
   check_agreement(norm, data.select(torch::arange(40)), false, "BatchNorm");
+  check_agreement(seeded(nn::Sequential(nn::Linear(4, 6), nn::LayerNorm(nn::LayerNormOptions({6})),
+                                        nn::Linear(6, 4))),
+                  few, false, "LayerNorm");
 }
 
 TEST_CASE("weights that are used twice are summed over their uses before squaring") {

@@ -385,6 +385,32 @@ TEST_CASE("rows that a head gains have no importance") {
   check(Si{.strength = 1});
 }
 
+TEST_CASE("a label met on the way gives SI rows with no past") {
+  auto net = seeded(nn::Sequential(nn::Linear(6, 5), nn::Tanh(), GrowingHead(5, 2)));
+  Learner learner{net, Sgd{.lr = .05}, Si{}};
+  auto e = blobs(0);
+  e.train.labels[59] = 2;  // in the last batch of the only epoch, and never announced
+  struct Path {
+    Si* live;
+    std::vector<Tensor> omega{}, start{}, weights{};
+    void step(Context const& c) {
+      omega.push_back(c.arena.parameter_view(live->omega, 2).clone());
+      start.push_back(c.arena.parameter_view(live->start, 2).clone());
+      weights.push_back(c.arena.parameter_view(c.weights(), 2).clone());
+    }
+  };
+  Path path{&learner.strategy<Si>()};
+  learner.fit(e, {.batch_size = 10, .shuffle = false}, path);
+  REQUIRE(path.omega.size() == 6);
+  CHECK(path.omega[4].size(0) == 2);
+  CHECK(path.omega[5].size(0) == 3);
+  CHECK(path.start[5].narrow(0, 0, 2).equal(path.start[4]));
+  // The new row has taken one step: omega = -g (-lr g) = lr g^2 = way^2 / lr.
+  auto const way = (path.weights[5] - path.start[5])[2];
+  CHECK(way.abs().max().item<double>() > 0);
+  CHECK(close(path.omega[5][2], way.square() / .05));
+}
+
 TEST_CASE("heads of other tasks get no importance and are not moved") {
   auto const check = [](auto strategy) {
     nn::Sequential net(nn::Linear(6, 5), nn::Tanh(), MultiHead(5, 2, 2, Seed{1}));
@@ -721,6 +747,22 @@ TEST_CASE("the pull of SI itself does not count as work done") {
   Follow follow{.before = {}, .expected = {}, .omega = {}, .live = &learner.strategy<Si>()};
   learner.fit(e, {.batch_size = 10}, follow);
   CHECK(close(follow.omega, follow.expected));
+}
+
+TEST_CASE("the penalty of SI does not feel how strong another penalty is") {
+  // Up to the first step of experience 1 the other one has nothing to pull at.
+  auto const run = [](double strength) {
+    Learner learner{perceptron(), Sgd{.lr = .01}, Si{.strength = 5}, Ewc{.strength = strength}};
+    Trace second;
+    learner.fit(blobs(0), {.batch_size = 10});
+    learner.fit(blobs(1), {.batch_size = 10}, second);
+    return std::pair{second.values, learner.template strategy<Si>().anchor.importance.clone()};
+  };
+  auto const [weak, weak_importance] = run(1);
+  auto const [strong, strong_importance] = run(60);
+  CHECK(weak.at(1) > 0);
+  CHECK(weak.at(1) == strong.at(1));
+  CHECK_FALSE(weak_importance.equal(strong_importance));  // later the ways part
 }
 
 TEST_CASE("SI's options: negative work, a cap, and sums over experiences") {

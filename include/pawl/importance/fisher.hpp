@@ -21,10 +21,10 @@ enum class FisherLabels {
 
 /// How the Fisher information is estimated.
 struct FisherOptions {
-  FisherLabels labels = FisherLabels::exact;
-  std::int64_t samples = 0;
-  std::int64_t batch_size = 0;
-  bool divide_by_n_minus_1 = false;
+  FisherLabels labels = FisherLabels::exact;  ///< which labels y enter
+  std::int64_t samples = 0;                   ///< rows, drawn from the seed; 0: all
+  std::int64_t batch_size = 0;       ///< rows per mean gradient of `batch`; 0: as in training
+  bool divide_by_n_minus_1 = false;  ///< N - 1 in the place of N
 
   void describe(Options& o) {
     o("labels", labels, {"exact", "sampled", "empirical", "predicted", "batch"},

@@ -14,10 +14,10 @@ struct SensitivityOptions {
     per_sample,  ///< the paper's
     batch        ///< magnitude of batch-mean gradients, in which signs cancel: for conformance only
   };
-  Reading reading = Reading::per_sample;
-  bool mean_outputs = false;
-  std::int64_t samples = 0;
-  std::int64_t batch_size = 0;
+  Reading reading = Reading::per_sample;  ///< magnitude per sample, or of batch means
+  bool mean_outputs = false;              ///< mean over the outputs, not their sum
+  std::int64_t samples = 0;               ///< rows, drawn from the seed; 0: all
+  std::int64_t batch_size = 0;            ///< rows per mean gradient of `batch`; 0: as in training
 
   void describe(Options& o) {
     o("reading", reading, {"per_sample", "batch"}, "magnitude per sample, or of batch means");

@@ -14,16 +14,17 @@ inline namespace v0 {
 ///   newest weights
 /// A strength means something only together with the labels of the Fisher; here F is a mean over
 /// samples and the penalty has its 1/2: a code without the 1/2 writes s/2, one that sums F over N
-/// samples writes s/N.
+/// samples writes s/N. State: 2 P in either mode, for a sum of quadratics is a quadratic. Throws at
+/// the end of an experience whose F is not finite.
 struct Ewc {
   enum class Mode { online, separate };
 
-  double strength = 400;
-  Mode mode = Mode::online;
-  double decay = 1;
-  bool decay_penalty = false;
-  FisherOptions fisher{};
-  QuadraticAnchor anchor{};  ///< options and state of the pull
+  double strength = 400;       ///< s, >= 0; 0 is naive training
+  Mode mode = Mode::online;    ///< one running Fisher, or a pull to every past experience
+  double decay = 1;            ///< of the running Fisher, in [0, 1]
+  bool decay_penalty = false;  ///< penalty with decay Fo, as Progress & Compress writes it
+  FisherOptions fisher{};      ///< how F is estimated
+  QuadraticAnchor anchor{};    ///< options and state of the pull
 
   static constexpr char const* name = "ewc";
   static constexpr char const* about =

@@ -10,8 +10,9 @@ inline namespace v0 {
 
 /// Memory aware synapses: keeps the weights that the output norm is sensitive to; needs no labels
 /// (Aljundi et al., ECCV 2018).
-///   Omega_e = 1/N sum_n |d ||z(x_n)||^2 / dth|;   Omega <- Omega + Omega_e;   penalty = (s/2) sum
-///   Omega (th - th*)^2
+///   Omega_e = 1/N sum_n |d ||z(x_n)||^2 / dth|;   Omega <- Omega + Omega_e
+///   penalty = (s/2) sum_i Omega_i (th_i - th*_i)^2
+/// State: 2 P. Throws at the end of an experience whose Omega is not finite.
 struct Mas {
   enum class Accumulate {
     sum,   ///< Omega + Omega_e
@@ -19,11 +20,11 @@ struct Mas {
     ema    ///< decay Omega + (1 - decay) Omega_e, from the first experience's on
   };
 
-  double strength = 2;
-  Accumulate accumulate = Accumulate::sum;
-  double decay = 0.5;
-  SensitivityOptions sensitivity{};
-  QuadraticAnchor anchor{};  ///< options and state of the pull
+  double strength = 2;                      ///< s, >= 0; 0 is naive training
+  Accumulate accumulate = Accumulate::sum;  ///< how importances of experiences add up
+  double decay = 0.5;                       ///< of accumulate = ema, in [0, 1]
+  SensitivityOptions sensitivity{};         ///< how Omega_e is estimated
+  QuadraticAnchor anchor{};                 ///< options and state of the pull
 
   static constexpr char const* name = "mas";
   static constexpr char const* about = "memory aware synapses (Aljundi et al., ECCV 2018)";

@@ -30,9 +30,9 @@ void zero_modules(Context const& c, Tensor const& flat, F&& chosen) {
 /// so the state has one size however many experiences there were. Without an anchor nothing is
 /// touched.
 struct QuadraticAnchor {
-  bool clip_step = false;
-  bool include_norm = true;
-  bool include_head = true;
+  bool clip_step = false;    ///< cap Omega at 1 / (lr s)
+  bool include_norm = true;  ///< anchor scales and shifts of normalisation layers
+  bool include_head = true;  ///< anchor heads, or the last linear layer where there is no Head
 
   void describe(Options& o) {
     o("clip_step", clip_step,
@@ -56,8 +56,8 @@ struct QuadraticAnchor {
     return strength * (squares.sum() / 2 + constant);
   }
 
-  /// From now on, pulls to the present weights alone, with this importance [P]. `owner` is named in
-  /// messages.
+  /// From now on, pulls to the present weights alone, with this importance [P]. Throws where it is
+  /// not finite; `owner` is named in the message.
   void move(Context const& c, Tensor const& omega, std::string const& owner) {
     importance = checked(c, omega, owner);
     weights = c.weights().clone();
@@ -65,7 +65,7 @@ struct QuadraticAnchor {
     measure();
   }
 
-  /// From now on, pulls to the present weights too, with this importance [P].
+  /// From now on, pulls to the present weights too, with this importance [P]. Throws as `move`.
   void add(Context const& c, Tensor const& omega, std::string const& owner) {
     if (!importance.defined()) return move(c, omega, owner);
     auto const f = checked(c, omega, owner);

@@ -11,18 +11,19 @@ inline namespace v0 {
 ///   end of e:  Omega_i += max(omega_i, 0) / ((th_i - th_start,i)^2 + xi)
 ///              omega = 0;   anchor = th
 ///   penalty  = c sum_i Omega_i (th_i - anchor_i)^2,   with strength s = 2 c
+/// State: 5 P. Throws at the end of an experience whose Omega is not finite.
 struct Si {
   enum class Gradient {
     task,  ///< of the supervised loss, as in the paper
     total  ///< as the optimizer got it, penalties included, as in several codes
   };
 
-  double strength = 0.2;
-  double xi = 0.1;
-  bool relu = true;
-  Gradient gradient = Gradient::task;
-  double max_importance = 0;
-  QuadraticAnchor anchor{};  ///< options and state of the pull
+  double strength = 0.2;               ///< s = 2 c, >= 0; 0 is naive training
+  double xi = 0.1;                     ///< > 0
+  bool relu = true;                    ///< cut off negative path integrals
+  Gradient gradient = Gradient::task;  ///< of the supervised loss, or of all
+  double max_importance = 0;           ///< cap on Omega, >= 0; 0: none
+  QuadraticAnchor anchor{};            ///< options and state of the pull
 
   static constexpr char const* name = "si";
   static constexpr char const* about = "synaptic intelligence (Zenke, Poole, Ganguli, ICML 2017)";
@@ -45,8 +46,11 @@ struct Si {
 
   void edit_gradient(Context& c) {
     anchor.pull(c, strength);
-    if (!before.defined() || before.numel() != c.weights().numel()) before = c.weights().clone();
-    before.copy_(c.weights());
+    auto const& w = c.weights();
+    auto const fits =
+        before.defined() && before.numel() == w.numel() && before.options().type_equal(w.options());
+    if (!fits) before = torch::empty_like(w);
+    before.copy_(w);
   }
   Tensor penalty_value(Context& c) { return anchor.value(c, strength); }
 
