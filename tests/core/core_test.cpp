@@ -180,7 +180,7 @@ TEST_CASE_TEMPLATE("an optimizer on the arena equals torch::optim to the last bi
     auto net = network(3, dtype), twin = network(3, dtype);
     AnyLearner learner{Model(net), std::move(ours), StrategyList{}};
     learner.fit(experience, {.epochs = 12, .batch_size = 16, .shuffle = false});
-    AnyLearner theirs{Model(twin), AnyOptimizer(TorchOptimizer{make_theirs, nullptr, {}}),
+    AnyLearner theirs{Model(twin), AnyOptimizer(TorchOptimizer{make_theirs, nullptr, {}, {}}),
                       StrategyList{}};
     theirs.fit(experience, {.epochs = 12, .batch_size = 16, .shuffle = false});
     return same_bits(flat_parameters(net), flat_parameters(twin));

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,14 +19,14 @@ struct Span {
   std::vector<std::int64_t> shape;  ///< of the parameter
   std::int64_t offset = 0;          ///< first element in the flat tensor
   std::int64_t size = 0;            ///< number of elements
+
+  bool operator==(Span const&) const = default;
 };
 using Layout = std::vector<Span>;
 
-/// Number of elements of a flat tensor with this layout, padding included.
-std::int64_t flat_size(Layout const& layout, std::int64_t alignment = 16);
-
 /// Copies `old` [P] into a new flat tensor of another layout: parameters are matched by name, and
-/// where one has grown, its leading rows keep their bits and the new ones come from `fill` [P'].
+/// where one has grown, its leading rows keep their bits and the new ones come from `fill` [P'], as
+/// does all of a parameter whose rows have another shape.
 Tensor remapped(Tensor const& old, Layout const& from, Layout const& to, Tensor const& fill);
 
 /// Visits the state of a component: to save it, to load it, to move it to a grown arena, or to
@@ -45,7 +47,10 @@ class Archive {
 
   void operator()(std::string const& name, Tensor& tensor) {
     if (mode == Mode::save && tensor.defined()) tensors[key(name)] = tensor.detach();
-    if (mode == Mode::load) tensor = take(name);
+    if (mode == Mode::load) {
+      tensor = take(name);
+      if (tensor.defined() && !device.is_cpu()) tensor = tensor.to(device);
+    }
     if (mode == Mode::count && tensor.defined()) {
       bytes += static_cast<std::int64_t>(tensor.numel() * tensor.element_size());
     }
@@ -73,16 +78,20 @@ class Archive {
   }
   void operator()(std::string const& name, double& value) {
     auto tensor = torch::full({}, value, torch::kFloat64);
-    (*this)(name, tensor);
-    value = tensor.item<double>();
+    if (mode == Mode::load) {
+      value = numbers(name, torch::kFloat64).item<double>();
+    } else {
+      (*this)(name, tensor);
+    }
   }
   void operator()(std::string const& name, std::vector<std::int64_t>& values) {
-    auto tensor = torch::tensor(values, torch::kInt64);
-    (*this)(name, tensor);
-    if (mode != Mode::load) return;
-    tensor = tensor.contiguous();
-    values.assign(tensor.data_ptr<std::int64_t>(),
-                  tensor.data_ptr<std::int64_t>() + tensor.numel());
+    if (mode != Mode::load) {
+      auto tensor = torch::tensor(values, torch::kInt64);
+      return (*this)(name, tensor);
+    }
+    auto const tensor = numbers(name, torch::kInt64);
+    auto const* first = tensor.data_ptr<std::int64_t>();
+    values.assign(first, first + tensor.numel());
   }
 
   /// Visits a part under its own prefix.
@@ -97,10 +106,31 @@ class Archive {
   bool saving() const { return mode == Mode::save; }
   bool loading() const { return mode == Mode::load; }
 
+  /// What was saved so far, in storage of its own, to be loaded.
+  Archive to_load() const {
+    Archive copy(Mode::load);
+    copy.texts = texts;
+    for (auto const& [name, tensor] : tensors) copy.tensors[name] = tensor.clone();
+    return copy;
+  }
+
+  /// Throws unless all that was there to load, apart from names with this prefix, was loaded.
+  void require_all_loaded(std::string const& except) const {
+    auto const left = [&](auto const& entries) {
+      for (auto const& entry : entries) {
+        auto const& name = entry.first;
+        require(loaded_.count(name) > 0 || name.compare(0, except.size(), except) == 0,
+                "the checkpoint has '", name, "', for which this learner has no place; build the ",
+                "same learner first");
+      }
+    };
+    left(tensors), left(texts);
+  }
+
   Mode mode;
   std::map<std::string, Tensor> tensors;     ///< saved, or to load from
   std::map<std::string, std::string> texts;  ///< numbers and texts, as texts
-  torch::Device device = torch::kCPU;        ///< where loaded tensors go
+  torch::Device device = torch::kCPU;        ///< where loaded tensors go; CPU: where they are
   std::int64_t bytes = 0;                    ///< counted
   Layout from, to;                           ///< of a growth
   Tensor weights;                            ///< [P'] the grown weights
@@ -112,22 +142,34 @@ class Archive {
   Tensor take(std::string const& name) {
     auto const found = tensors.find(key(name));
     if (found == tensors.end()) return {};
+    loaded_.insert(key(name));
     return found->second.clone();
+  }
+  /// Numbers on the host; never absent.
+  Tensor numbers(std::string const& name, torch::Dtype dtype) {
+    auto const values = take(name);
+    require(values.defined() && values.scalar_type() == dtype, missing(name));
+    return values.cpu().contiguous();
   }
   std::string const& text(std::string const& name) {
     auto const found = texts.find(key(name));
-    require(found != texts.end(), "the checkpoint has no '", key(name),
-            "': it was written by another composition or version; build the same learner first");
+    require(found != texts.end(), missing(name));
+    loaded_.insert(key(name));
     return found->second;
   }
+  std::string missing(std::string const& name) const {
+    return "the checkpoint has no '" + key(name) +
+           "': it was written by another composition or version; build the same learner first";
+  }
 
+  std::set<std::string> loaded_;
   std::string prefix_;
 };
 
-inline std::int64_t flat_size(Layout const& layout, std::int64_t alignment) {
-  if (layout.empty()) return 0;
-  auto const end = layout.back().offset + layout.back().size;
-  return (end + alignment - 1) / alignment * alignment;
+/// Whether two parameters have rows of the same shape, however many.
+inline bool rows_alike(Span const& a, Span const& b) {
+  if (a.shape.size() != b.shape.size()) return false;
+  return a.shape.empty() || std::equal(a.shape.begin() + 1, a.shape.end(), b.shape.begin() + 1);
 }
 
 inline Tensor remapped(Tensor const& old, Layout const& from, Layout const& to,
@@ -135,7 +177,7 @@ inline Tensor remapped(Tensor const& old, Layout const& from, Layout const& to,
   auto grown = fill.clone();
   for (auto const& span : to) {
     for (auto const& before : from) {
-      if (before.name != span.name) continue;
+      if (before.name != span.name || !rows_alike(before, span)) continue;
       auto const kept = std::min(before.size, span.size);  // leading rows lie first
       grown.narrow(0, span.offset, kept).copy_(old.narrow(0, before.offset, kept));
     }

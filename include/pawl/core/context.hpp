@@ -12,6 +12,7 @@
 
 #include "../engine/arena.hpp"
 #include "../engine/plan.hpp"
+#include "archive.hpp"
 #include "data.hpp"
 #include "model.hpp"
 #include "random.hpp"
@@ -20,9 +21,14 @@
 namespace pawl {
 inline namespace v0 {
 
-/// All that a strategy or an observer may see or touch. Owned by the learner, passed to every hook.
+/// All that a strategy or an observer may see or touch. Owned by the learner, passed to every hook,
+/// never copied.
 class Context {
  public:
+  Context() = default;
+  Context(Context&&) = default;
+  Context& operator=(Context&&) = default;
+
   // ---- what is trained ----
   Model model;
   Arena arena;
@@ -77,6 +83,9 @@ class Context {
   Generator generator(std::string_view name) const { return seed.generator(name, index, step); }
   /// A generator of the whole run, for memories that count their own rows.
   Generator run_generator(std::string_view name) const { return seed.generator(name); }
+
+  /// What the rest of training depends on, apart from the weights.
+  void state(Archive& a);
 
   // ---- tools ----
 
@@ -160,6 +169,26 @@ inline Tensor column_mask(std::vector<std::int64_t> const& columns, std::int64_t
     if (c < count) data[c] = true;
   }
   return mask;
+}
+
+inline void Context::state(Archive& a) {
+  a("seen", seen);
+  a("met", met);
+  a("old_classes", old_classes);
+  std::vector<std::int64_t> ids;
+  for (auto const& [id, labels] : task_classes) ids.push_back(id);
+  a("tasks", ids);
+  if (a.loading()) task_classes.clear();
+  for (auto const id : ids) a("task" + std::to_string(id), task_classes[id]);
+  a("index", index);
+  a("step", step);
+  a("total_steps", total_steps);
+  auto text = std::to_string(seed.value);
+  a("seed", text);
+  seed.value = std::stoull(text);
+  std::vector<std::int64_t> ever(ever_active.begin(), ever_active.end());
+  a("ever_active", ever);
+  ever_active.assign(ever.begin(), ever.end());
 }
 
 inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,

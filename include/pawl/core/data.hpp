@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -201,6 +202,27 @@ struct Dataset {
     return result;
   }
 };
+
+/// Adds labels to an ascending list without repeats.
+inline void insert_sorted(std::vector<std::int64_t>& all, std::vector<std::int64_t> const& more) {
+  all.insert(all.end(), more.begin(), more.end());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+}
+
+/// The labels that occur in each task of a data set with task ids, ascending.
+inline std::map<std::int64_t, std::vector<std::int64_t>> labels_by_task(Dataset const& data) {
+  std::map<std::int64_t, std::vector<std::int64_t>> found;
+  auto const tasks = data.tasks.contiguous(), labels = data.labels.contiguous();
+  auto const* task = tasks.data_ptr<std::int64_t>();
+  auto const* label = labels.data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < data.size(); ++i) {
+    auto& own = found[task[i]];
+    auto const place = std::lower_bound(own.begin(), own.end(), label[i]);
+    if (place == own.end() || *place != label[i]) own.insert(place, label[i]);
+  }
+  return found;
+}
 
 /// All samples of a source, under the labels of the files.
 inline Dataset whole(std::shared_ptr<Source const> source, Normalise normalise = {}) {

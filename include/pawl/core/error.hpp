@@ -20,7 +20,8 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The loss is no longer finite; nothing of the failed step was applied to the weights.
+/// The loss is no longer finite. Nothing of the failed step was applied to the weights, but buffers
+/// (BatchNorm statistics) have seen its batch: go back to a snapshot or a checkpoint.
 class Diverged : public Error {
  public:
   Diverged(std::string const& text, std::int64_t experience, std::int64_t step, double task_loss,

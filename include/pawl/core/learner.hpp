@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <map>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -12,32 +12,20 @@
 #include "../engine/step.hpp"
 #include "checkpoint.hpp"
 #include "context.hpp"
-#include "hooks.hpp"
+#include "model_state.hpp"
+#include "observer.hpp"
 #include "optimizer.hpp"
 #include "snapshot.hpp"
+#include "strategy_set.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Watches training; never changes it. Each member is optional:
-///   void begin(Context const&)    before the first step of an experience
-///   void step(Context const&)     after every step: losses, penalties, logits, gradient, weights
-///   void end(Context const&)      after the last step of an experience
-/// One that says `static constexpr bool wants_penalties = true` also sees the values of closed-form
-/// penalties.
-template <class O>
-concept Observer = requires(O o, Context const& c) {
-  o.begin(c);
-}
-|| requires(O o, Context const& c) { o.step(c); }
-|| requires(O o, Context const& c) { o.end(c); };
-
 /// A model that learns experience after experience: a module, an optimizer and any number of
 /// strategies.
 /// @code
-///   Learner learner{net, Sgd{.lr = 0.05}, Replay{Reservoir{.capacity = 500}}, Lwf{.strength =
-///   0.5}}; for (auto const& experience : stream) learner.fit(experience, {.epochs = 1, .batch_size
-///   = 64});
+///   Learner learner{net, Sgd{.lr = 0.05}, Replay{Reservoir{.capacity = 500}}, Lwf{.strength = 1}};
+///   for (auto const& experience : stream) learner.fit(experience, {.batch_size = 64});
 /// @endcode
 template <class M, class Opt, class Strategies>
 class Learner {
@@ -74,45 +62,34 @@ class Learner {
     return *this;
   }
 
-  /// Learns one experience. Continues in its middle when the learner was loaded from a checkpoint
-  /// written there. Throws Error on bad input, Diverged when the loss is not finite.
+  /// Learns one experience, in the mode (train or eval) that the module is in. Continues in its
+  /// middle when the learner was loaded from a checkpoint written there. Throws Error on bad input,
+  /// Diverged when the loss is not finite; an experience that broke off may be given again.
   template <class... Observers>
   void fit(Experience const& experience, Training training = {}, Observers&&... observers) {
-    static_assert((Observer<std::remove_cvref_t<Observers>> && ...),
-                  "pawl: an observer needs at least one of  begin, step, end (Context const&)");
-    constexpr bool traced = (false || ... || wants_penalties<std::remove_cvref_t<Observers>>);
+    Watch<std::remove_reference_t<Observers>...> watch(observers...);
+    enter(experience, training);
+    Inside const inside{context_};
     auto& c = context_;
-    check_options(training, "training");
-    check_experience(experience);
-    c.arena.ensure(*c.model.module);
-    c.experience = &experience;
-    c.training = training;
-    c.train = experience.train;
-    auto const resumed = std::exchange(resuming_, false);
-    require(!resumed || c.index == experience.index, "the checkpoint was written in experience ",
-            c.index, " but fit was called with experience ", experience.index,
-            "; continue with experience ", c.index);
-    if (!resumed) start(experience);
+    if (!resuming_) start(experience);
     c.train = strategies_.enlarge(c, std::move(c.train));
-    Plan plan(c.train.size(), c.training, c.seed, experience.index);
-    check_batches(c, plan);
+    auto plan = plan_for(c.train.size());
     c.steps = plan.steps();
-    (notify_begin(observers), ...);
+    watch.begin(c);
     Step step(c, strategies_, optimizer_);
     while (c.step < c.steps) {
       c.epoch = plan.epoch_of(c.step);
       c.pass = plan.pass_of(c.step);
-      if (!c.arena.bound()) c.arena.ensure(*c.model.module);
+      if (!c.arena.bound()) rebind();
       auto fresh = c.train.read(plan.positions(c.step), c.arena.device());
       meet(fresh.labels);
-      step.run(std::move(fresh), traced, draws_);
+      step.run(std::move(fresh), watch.wants_penalties, draws_);
       ++c.step, ++c.total_steps;
-      (notify_step(observers), ...);
+      watch.step(c);
     }
     strategies_.end(c, experience);
     in_experience_ = false;
-    (notify_end(observers), ...);
-    c.experience = nullptr;
+    watch.end(c);
   }
 
   /// Scores [N, C] of network inputs x [N, ...] in eval mode: those of the strategy that owns
@@ -120,7 +97,7 @@ class Learner {
   Tensor scores(Tensor const& x, Tensor const& tasks = {}) {
     torch::NoGradGuard no_grad;
     auto& c = context_;
-    c.arena.ensure(*c.model.module);
+    rebind();
     require(x.defined() && x.dim() >= 1 && x.size(0) > 0,
             "scores: give inputs [N, ...] with at least one row");
     ModeScope mode(*c.model.module, false);
@@ -142,26 +119,52 @@ class Learner {
   /// Writes everything that training depends on; may be called by an observer in the middle of an
   /// experience.
   void save(std::filesystem::path const& path) {
+    rebind();
     Archive archive(Archive::Mode::save);
     state(archive);
+    visit_model(archive, *context_.model.module);
     write_checkpoint(path, archive);
   }
 
-  /// Reads what `save` wrote into a learner of the same composition.
+  /// Reads what `save` wrote into a learner of the same composition. Throws Error, and leaves the
+  /// learner as it was, when the file is damaged or is that of another one.
   void load(std::filesystem::path const& path) {
-    Archive archive = read_checkpoint(path);
+    rebind();
+    auto& module = *context_.model.module;
+    auto archive = read_checkpoint(path);
     archive.device = context_.arena.device();
-    state(archive);
+    Archive now(Archive::Mode::save);
+    state(now);
+    auto before = now.to_load();
+    before.device = archive.device;
+    auto const layout = context_.arena.layout();
+    try {
+      state(archive);
+      check_model(archive, module, Heads::will_grow);
+      archive.require_all_loaded("model.");
+      make_room();
+      check_model(archive, module, Heads::are_grown);
+    } catch (...) {
+      state(before);
+      if (context_.arena.layout() != layout) follow(layout);  // heads keep the room they made
+      throw;
+    }
+    visit_model(archive, module);
     resuming_ = in_experience_;
   }
 
-  Snapshot snapshot() const { return Snapshot::of(context_); }
+  Snapshot snapshot() {
+    rebind();
+    return Snapshot::of(context_);
+  }
 
   /// Puts weights and buffers back to a snapshot of this learner, taken since its last growth.
   void roll_back(Snapshot const& snapshot) {
+    rebind();
     auto& c = context_;
-    require(snapshot.weights.sizes() == c.arena.weights().sizes(),
-            "roll_back: the snapshot was taken before the model grew; load a checkpoint instead");
+    require(snapshot.layout == c.arena.layout(),
+            "roll_back: the snapshot is of another model, or was taken before this one grew; load ",
+            "a checkpoint instead");
     torch::NoGradGuard no_grad;
     c.arena.weights().copy_(snapshot.weights);
     auto const buffers = c.model.module->buffers();
@@ -201,18 +204,36 @@ class Learner {
   }
 
  private:
-  template <class O>
-  static constexpr bool wants_penalties = requires {
-    requires O::wants_penalties;
+  /// While an experience is learned, the context points at it.
+  struct Inside {
+    Context& context;
+    ~Inside() { context.experience = nullptr; }
   };
 
   // ---- before the first step ----
 
+  /// Refuses what cannot be learned before anything changes.
+  void enter(Experience const& experience, Training& training) {
+    auto& c = context_;
+    check_options(training, "training");
+    check_experience(experience);
+    require(!resuming_ || c.index == experience.index, "the checkpoint was written in experience ",
+            c.index, " but fit was called with experience ", experience.index,
+            "; continue with experience ", c.index);
+    rebind();
+    Plan const plan(experience.train.size(), training, c.seed, experience.index);
+    check_batches(*c.model.module, plan, training.shards, experience.index);
+    c.experience = &experience;
+    c.training = training;
+    c.train = experience.train;
+  }
+
   void start(Experience const& experience) {
     auto& c = context_;
+    auto const again = in_experience_ && c.index == experience.index;
+    if (!again) c.old_classes = c.seen;
     c.index = experience.index;
     c.step = 0;
-    c.old_classes = c.seen;
     announce_tasks(experience);
     insert_sorted(c.seen, experience.classes);
     if (c.training.optimizer_at_boundary == AtBoundary::reset) optimizer_.reset();
@@ -220,41 +241,38 @@ class Learner {
     in_experience_ = true;
   }
 
+  /// The plan of this experience once strategies have enlarged it to `rows`: the one it was started
+  /// with, when it is continued.
+  Plan plan_for(std::int64_t rows) {
+    auto const& c = context_;
+    Plan plan(rows, c.training, c.seed, c.index);
+    check_batches(*c.model.module, plan, c.training.shards, c.index);
+    require(!resuming_ || plan_ == plan.text(), "experience ", c.index, " was started with ", plan_,
+            " and cannot be continued with ", plan.text(), "; give the same Training and data");
+    plan_ = plan.text();
+    resuming_ = false;
+    return plan;
+  }
+
+  // ---- classes and heads ----
+
   /// Announces every task of an experience (a union of experiences has several) with its labels.
   void announce_tasks(Experience const& experience) {
     auto& tasks = context_.task_classes;
-    auto const& train = experience.train;
-    if (!train.tasks.defined()) return announce(experience.classes, experience.task);
-    std::map<std::int64_t, std::vector<std::int64_t>> found;
-    auto const* task = train.tasks.template data_ptr<std::int64_t>();
-    auto const* label = train.labels.template data_ptr<std::int64_t>();
-    for (std::int64_t i = 0; i < train.size(); ++i) {
-      auto& labels = found[task[i]];
-      if (std::find(labels.begin(), labels.end(), label[i]) == labels.end()) {
-        labels.push_back(label[i]);
-      }
-    }
-    for (auto& [id, labels] : found) {
-      insert_sorted(tasks[id], labels);
-      announce(tasks[id], id);
+    if (!experience.train.tasks.defined()) return announce(experience.classes, experience.task);
+    for (auto const& [task, labels] : labels_by_task(experience.train)) {
+      insert_sorted(tasks[task], labels);
+      announce(tasks[task], task);
     }
   }
 
-  /// Lets heads make room; everything that is stored per parameter follows them.
+  /// Lets heads make room.
   void announce(std::vector<std::int64_t> const& labels, std::int64_t task) {
     auto& c = context_;
     c.logits.reset();  // the graph of the last step would keep expecting the old shapes
     bool grew = false;
     for (auto* head : c.model.heads) grew = head->announce(labels, task, c.seed) || grew;
-    if (!grew) return;
-    Archive archive(Archive::Mode::grow);
-    archive.from = c.arena.layout();
-    c.arena.bind(*c.model.module);
-    archive.to = c.arena.layout();
-    archive.weights = c.arena.weights();
-    optimizer_.state(archive);
-    strategies_.state(archive);
-    c.ever_active = matched(c.ever_active, archive.from, archive.to);
+    if (grew) rebind();
   }
 
   /// Notes labels that occur for the first time; heads that were never told of them make room.
@@ -276,62 +294,42 @@ class Learner {
     insert_sorted(c.seen, surprising);
   }
 
-  static void insert_sorted(std::vector<std::int64_t>& all, std::vector<std::int64_t> const& more) {
-    all.insert(all.end(), more.begin(), more.end());
-    std::sort(all.begin(), all.end());
-    all.erase(std::unique(all.begin(), all.end()), all.end());
-  }
-
-  // ---- observers ----
-
-  template <class O>
-  void notify_begin(O& observer) {
-    if constexpr (requires(Context const& c) { observer.begin(c); }) observer.begin(context_);
-  }
-  template <class O>
-  void notify_step(O& observer) {
-    if constexpr (requires(Context const& c) { observer.step(c); }) observer.step(context_);
-  }
-  template <class O>
-  void notify_end(O& observer) {
-    if constexpr (requires(Context const& c) { observer.end(c); }) observer.end(context_);
-  }
-
-  // ---- state ----
-
-  /// Everything that the rest of training depends on.
-  void state(Archive& a) {
+  /// Lets heads make room for all that is known after loading; their new rows are loaded next.
+  void make_room() {
     auto& c = context_;
-    auto composition = text();
-    auto const mine = composition;
-    a("composition", composition);
-    require(composition == mine, "the checkpoint was written by '", composition,
-            "' but this learner is '", mine, "'; build the same composition first");
-    a("seen", c.seen);
-    a("met", c.met);
-    task_classes_state(a);
-    if (a.loading() && c.task_classes.empty()) announce(c.seen, -1);
-    if (a.loading()) {
-      for (auto const& [task, labels] : c.task_classes) announce(labels, task);
+    c.logits.reset();
+    for (auto* head : c.model.heads) {
+      head->announce(c.seen, -1, c.seed);
+      for (auto const& [task, labels] : c.task_classes) head->announce(labels, task, c.seed);
     }
-    model_state(a);
-    a("index", c.index);
-    a("step", c.step);
-    a("total_steps", c.total_steps);
-    a("old_classes", c.old_classes);
-    a("in_experience", in_experience_);
-    a("draws", draws_);
-    auto seed = std::to_string(c.seed.value);
-    a("seed", seed);
-    c.seed.value = std::stoull(seed);
-    std::vector<std::int64_t> ever(c.ever_active.begin(), c.ever_active.end());
-    a("ever_active", ever);
-    c.ever_active.assign(ever.begin(), ever.end());
-    a.part("optimizer", optimizer_);
-    a.part("strategies", strategies_);
+    c.arena.ensure(*c.model.module);
   }
 
-  /// Marks per parameter, carried over to a grown layout by name.
+  // ---- what is stored per parameter ----
+
+  /// Binds parameters that lost their place in the arena: those of a head that grew, a layer that
+  /// was replaced, a module moved to another type or device.
+  void rebind() {
+    auto& c = context_;
+    auto const layout = c.arena.layout();
+    if (!c.arena.ensure(*c.model.module)) return;
+    c.model.find_heads();
+    follow(layout);
+  }
+
+  /// Moves all that is stored per parameter from another layout to that of the arena.
+  void follow(Layout const& layout) {
+    auto& c = context_;
+    Archive archive(Archive::Mode::grow);
+    archive.from = layout;
+    archive.to = c.arena.layout();
+    archive.weights = c.arena.weights();
+    optimizer_.state(archive);
+    strategies_.state(archive);
+    c.ever_active = matched(c.ever_active, archive.from, archive.to);
+  }
+
+  /// Marks per parameter, carried over to another layout by name.
   static std::vector<bool> matched(std::vector<bool> const& marks, Layout const& from,
                                    Layout const& to) {
     std::vector<bool> result(marks.empty() ? 0 : to.size(), false);
@@ -343,31 +341,19 @@ class Learner {
     return result;
   }
 
-  void model_state(Archive& a) {
-    torch::NoGradGuard no_grad;
-    auto const visit = [&](std::string const& name, Tensor& live) {
-      Tensor stored = live;
-      a(name, stored);
-      if (!a.loading()) return;
-      require(stored.defined() && stored.sizes() == live.sizes() && stored.dtype() == live.dtype(),
-              "the checkpoint's '", name, "' does not fit this model; build the same model first");
-      live.copy_(stored);
-    };
-    for (auto& item : context_.model.module->named_parameters()) {
-      visit("model." + item.key(), item.value());
-    }
-    for (auto& item : context_.model.module->named_buffers()) {
-      visit("model." + item.key(), item.value());
-    }
-  }
-
-  void task_classes_state(Archive& a) {
-    auto& tasks = context_.task_classes;
-    std::vector<std::int64_t> ids;
-    for (auto const& [id, labels] : tasks) ids.push_back(id);
-    a("tasks", ids);
-    if (a.loading()) tasks.clear();
-    for (auto const id : ids) a("task" + std::to_string(id), tasks[id]);
+  /// Everything that the rest of training depends on, apart from the model's own tensors.
+  void state(Archive& a) {
+    auto composition = text();
+    auto const mine = composition;
+    a("composition", composition);
+    require(composition == mine, "the checkpoint was written by '", composition,
+            "' but this learner is '", mine, "'; build the same composition first");
+    context_.state(a);
+    a("in_experience", in_experience_);
+    a("plan", plan_);
+    a("draws", draws_);
+    a.part("optimizer", optimizer_);
+    a.part("strategies", strategies_);
   }
 
   M module_;
@@ -377,6 +363,7 @@ class Learner {
   bool draws_ = false;          ///< the module draws random numbers in its forward
   bool in_experience_ = false;  ///< between the first step of an experience and its end
   bool resuming_ = false;       ///< loaded in the middle of an experience
+  std::string plan_{};          ///< under which the present experience was started
 };
 
 template <class M, class Opt, class... S>

@@ -52,6 +52,17 @@ concept Trainable = requires(M m, Tensor x) {
   {m->parameters()};
 };
 
+/// Runs a module. What LibTorch has to say about inputs that do not fit becomes an Error.
+template <class F>
+Tensor run_module(nn::Module const& module, Tensor const& x, F&& f) {
+  try {
+    return f();
+  } catch (c10::Error const& error) {
+    fail("the model '", module.name(), "' failed on inputs ", x.sizes(), " ", x.scalar_type(), ": ",
+         error.what_without_backtrace(), "; give rows of the shape that it was built for");
+  }
+}
+
 /// A module of any type behind one interface: `forward` [N, ...] -> [N, C], and `features` [N, d]
 /// where the module has such a member, or is an `nn::Sequential` (all but its last layer).
 struct Model {
@@ -65,21 +76,29 @@ struct Model {
   template <Trainable M>
   requires(!std::is_same_v<std::remove_cvref_t<M>, Model>)
       Model(M holder) {  // NOLINT(google-explicit-constructor): any module is a model
+    require(holder ? true : false, "the model is empty; give a constructed module");
     if constexpr (ModuleHolder<M>) {
       module = holder.ptr();
     } else {
       module = holder;
     }
-    require(module != nullptr, "the model is empty: give a constructed module");
-    forward = [holder](Tensor const& x) mutable -> Tensor { return holder->forward(x); };
+    auto const& self = *module;
+    forward = [holder, &self](Tensor const& x) mutable -> Tensor {
+      return run_module(self, x, [&] { return holder->forward(x); });
+    };
     if constexpr (requires(Tensor x) { holder->features(x); }) {
-      features = [holder](Tensor const& x) mutable -> Tensor { return holder->features(x); };
+      features = [holder, &self](Tensor const& x) mutable -> Tensor {
+        return run_module(self, x, [&] { return holder->features(x); });
+      };
     } else if constexpr (std::is_same_v<M, nn::Sequential>) {
-      features = [holder](Tensor x) mutable -> Tensor {
-        for (auto layer = holder->begin(); layer + 1 != holder->end(); ++layer) {
-          x = layer->forward(x);
-        }
-        return x;
+      features = [holder, &self](Tensor const& x) mutable -> Tensor {
+        return run_module(self, x, [&] {
+          auto h = x;
+          for (auto layer = holder->begin(); layer + 1 != holder->end(); ++layer) {
+            h = layer->forward(h);
+          }
+          return h;
+        });
       };
     }
     find_heads();

@@ -186,7 +186,7 @@ using AdamW = AdamFamily<true>;
 ///     torch::optim::RMSpropOptions(0.01));
 ///   }}
 /// @endcode
-/// It is made anew, without its state, when a head grows.
+/// It is made anew, without its state, when a head grows or a parameter is replaced.
 struct TorchOptimizer {
   std::function<std::unique_ptr<torch::optim::Optimizer>(std::vector<Tensor>)> make;
 
@@ -207,20 +207,24 @@ struct TorchOptimizer {
     if (a.mode == Archive::Mode::grow) return reset();
     if (a.saving() && inner) saved = bytes_of(*inner);
     a("bytes", saved);
-    if (a.loading()) inner.reset();
+    if (!a.loading()) return;
+    inner.reset();
+    if (saved.defined()) saved = saved.cpu();
   }
 
   // State: written by `step`.
   std::shared_ptr<torch::optim::Optimizer> inner{};
   Tensor saved{};  ///< bytes to restore when the optimizer is made
+  Tensor owner{};  ///< first parameter of the arena that `inner` was made for
 
  private:
   torch::optim::Optimizer& bound(Arena& arena) {
-    if (!inner) {
-      require(static_cast<bool>(make), "TorchOptimizer: set 'make' to a function that builds it");
-      inner = make(arena.parameters());
-      if (saved.defined()) restore(*inner, saved);
-    }
+    auto const& first = arena.parameters().front();
+    if (inner && owner.is_same(first)) return *inner;
+    require(static_cast<bool>(make), "TorchOptimizer: set 'make' to a function that builds it");
+    inner = make(arena.parameters());
+    owner = first;
+    if (saved.defined()) restore(*inner, saved);
     return *inner;
   }
   static Tensor bytes_of(torch::optim::Optimizer& optimizer) {

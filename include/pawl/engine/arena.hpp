@@ -22,31 +22,33 @@ class Arena {
   explicit Arena(nn::Module& module) { bind(module); }
 
   /// Collects the trainable parameters of `module` and makes them views of `weights`.
-  /// Throws when there are none, or when they differ in dtype or device.
+  /// Throws, and changes nothing, when there are none or when they differ in dtype or device.
   void bind(nn::Module& module) {
-    parameters_.clear();
-    layout_.clear();
+    std::vector<Tensor> parameters;
+    Layout layout;
     std::int64_t offset = 0;
     for (auto const& item : module.named_parameters()) {
       if (!item.value().requires_grad()) continue;
       auto const& p = item.value();
-      parameters_.push_back(p);
-      layout_.push_back({item.key(), p.sizes().vec(), offset, p.numel()});
+      parameters.push_back(p);
+      layout.push_back({item.key(), p.sizes().vec(), offset, p.numel()});
       offset = aligned(offset + p.numel());
     }
-    require(!parameters_.empty(), "the module '", module.name(),
+    require(!parameters.empty(), "the module '", module.name(),
             "' has no trainable parameter; give one that has, or set requires_grad");
-    auto const& first = parameters_.front();
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      auto const& p = parameters_[i];
+    auto const& first = parameters.front();
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      auto const& p = parameters[i];
       require(p.is_floating_point() && p.scalar_type() == first.scalar_type() &&
                   p.device() == first.device(),
-              "parameter '", layout_[i].name, "' is ", p.scalar_type(), " on ", p.device(),
-              " but '", layout_[0].name, "' is ", first.scalar_type(), " on ", first.device(),
+              "parameter '", layout[i].name, "' is ", p.scalar_type(), " on ", p.device(), " but '",
+              layout[0].name, "' is ", first.scalar_type(), " on ", first.device(),
               "; give the whole module one floating type and device with module->to(...)");
     }
     torch::NoGradGuard no_grad;
     weights_ = torch::zeros({offset}, first.options().requires_grad(false));
+    parameters_ = std::move(parameters);
+    layout_ = std::move(layout);
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       auto view = parameter_view(weights_, i);
       view.copy_(parameters_[i]);
@@ -55,6 +57,7 @@ class Arena {
     }
     gradient_ = Tensor();
     active_.assign(parameters_.size(), false);
+    packed_ = false;
   }
 
   /// True while the first and the last parameter still lie where they were put (cheap, every step).
@@ -156,9 +159,11 @@ class Arena {
   static std::int64_t aligned(std::int64_t n) { return (n + 15) / 16 * 16; }
 
   bool at_home(std::size_t i) const {
-    return parameters_[i].data_ptr() ==
-           static_cast<char*>(weights_.data_ptr()) +
-               layout_[i].offset * static_cast<std::int64_t>(weights_.element_size());
+    auto const& p = parameters_[i];
+    if (p.numel() != layout_[i].size) return false;
+    return p.numel() == 0 || p.data_ptr() == static_cast<char*>(weights_.data_ptr()) +
+                                                 layout_[i].offset * static_cast<std::int64_t>(
+                                                                         weights_.element_size());
   }
 
   void bind_active() {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,9 +17,19 @@ using Penalties = std::vector<std::pair<std::string, Tensor>>;
 /// Refuses an experience that cannot be trained on.
 inline void check_experience(Experience const& experience) {
   auto const& train = experience.train;
-  require(train.size() > 0, "experience ", experience.index, " has no training rows; give it some");
-  auto const lowest = train.labels.min().item<std::int64_t>();
-  require(lowest >= 0, "experience ", experience.index, " has label ", lowest,
+  auto const e = experience.index;
+  require(train.size() > 0, "experience ", e, " has no training rows; give it some");
+  auto const pairs = [&](Tensor const& column) {
+    return column.defined() && column.is_cpu() && column.scalar_type() == torch::kInt64 &&
+           column.sizes() == train.rows.sizes();
+  };
+  require(train.source && pairs(train.rows) && pairs(train.labels) &&
+              (!train.tasks.defined() || pairs(train.tasks)),
+          "experience ", e, " needs a source, and int64 rows, labels and tasks (if any) of one ",
+          "length on the host; make it with make_experience or a stream");
+  auto lowest = train.labels.min().item<std::int64_t>();
+  for (auto const label : experience.classes) lowest = std::min(lowest, label);
+  require(lowest >= 0, "experience ", e, " has label ", lowest,
           "; labels must be outputs of the network, 0 or above");
   if (!c10::isFloatingType(train.source->dtype)) return;
   auto constexpr chunk = 4096;
@@ -26,30 +37,29 @@ inline void check_experience(Experience const& experience) {
     auto const end = std::min<std::int64_t>(begin + chunk, train.size());
     auto const rows = train.read(torch::arange(begin, end, torch::kInt64)).stored;
     require(rows.isfinite().all().item<bool>(), "'", train.source->name,
-            "' holds NaN or infinity in rows ", begin, " to ", end - 1, " of experience ",
-            experience.index, "; clean the data");
+            "' holds NaN or infinity in rows ", begin, " to ", end - 1, " of experience ", e,
+            "; clean the data");
   }
 }
 
 /// Refuses batches that are too small for the shards or for BatchNorm.
-inline void check_batches(Context const& c, Plan const& plan) {
-  auto const shards = c.training.shards;
+inline void check_batches(nn::Module const& module, Plan const& plan, std::int64_t shards,
+                          std::int64_t experience) {
   auto const rows = plan.smallest_batch();
-  require(shards <= rows, "shards is ", shards, " but the smallest batch of experience ", c.index,
-          " has ", rows, " rows; choose fewer shards or set drop_last");
+  require(shards <= rows, "shards is ", shards, " but the smallest batch of experience ",
+          experience, " has ", rows, " rows; choose fewer shards or set drop_last");
   if (rows / shards > 1) return;
-  for (auto const& part : c.model.module->modules()) {
+  for (auto const& part : module.modules()) {
     require(part->name().find("BatchNorm") == std::string::npos || !part->is_training(),
-            "experience ", c.index, " has a batch (or shard) of one row, but '", part->name(),
+            "experience ", experience, " has a batch (or shard) of one row, but '", part->name(),
             "' needs two to estimate a variance; set drop_last or another batch_size");
   }
 }
 
-/// Refuses logits of the wrong shape and labels that have no output.
-inline void check_logits(Context const& c) {
+/// Refuses logits of the wrong shape, and labels [n] int64 (host) that have no output.
+inline void check_logits(Context const& c, Tensor const& labels) {
   require(c.logits.dim() == 2 && c.logits.size(0) == c.batch.size(), "the model returned ",
           c.logits.sizes(), " for ", c.batch.size(), " rows; it must return logits [N, C]");
-  auto const& labels = c.batch.parts.front().rows.labels;
   auto const* data = labels.data_ptr<std::int64_t>();
   std::int64_t highest = 0;
   for (std::int64_t i = 0; i < labels.numel(); ++i) highest = std::max(highest, data[i]);
@@ -57,9 +67,18 @@ inline void check_logits(Context const& c) {
           " but the model has ", c.logits.size(1), " outputs; give it more, or a head that grows");
 }
 
-/// Throws Diverged when the loss or a penalty is not finite. On the host this costs nothing; on a
-/// device only every 100th step is looked at, because the look waits for the device.
+/// Refuses a loss or penalty of `owner` that is not one number.
+inline void check_number(Tensor const& value, std::string_view owner) {
+  require(value.defined() && value.numel() == 1, "the loss or penalty of '", owner, "' has shape ",
+          value.defined() ? value.sizes() : c10::IntArrayRef{}, "; it must be one number, []");
+}
+
+/// Throws Diverged when the loss or a penalty is not finite, Error when it is no number. On the
+/// host this costs nothing; on a device only every 100th step is looked at, because the look waits
+/// for the device.
 inline void check_finite_loss(Context const& c, Tensor const& loss, Penalties const& penalties) {
+  check_number(loss, "the learner");
+  for (auto const& [name, value] : penalties) check_number(value, name);
   if (!c.arena.device().is_cpu() && c.step % 100 != 0) return;
   auto const task_loss = loss.item<double>();
   bool finite = std::isfinite(task_loss);

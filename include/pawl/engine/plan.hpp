@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include "../core/random.hpp"
@@ -44,7 +45,15 @@ class Plan {
   /// Rows of the smallest batch.
   std::int64_t smallest_batch() const {
     auto const rest = rows_ % training_.batch_size;
-    return training_.drop_last || rest == 0 ? training_.batch_size : rest;
+    auto const reached = steps() / training_.passes >= per_epoch_;
+    return training_.drop_last || rest == 0 || !reached ? training_.batch_size : rest;
+  }
+
+  /// What step n means: a run can only be continued under the same plan.
+  std::string text() const {
+    return c10::str("rows ", rows_, ", batch_size ", training_.batch_size, ", passes ",
+                    training_.passes, ", shards ", training_.shards, ", shuffle ",
+                    training_.shuffle, ", drop_last ", training_.drop_last);
   }
 
   /// Positions [B] int64 (host) in the experience of the fresh rows of a step.

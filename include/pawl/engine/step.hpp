@@ -99,7 +99,9 @@ class Step {
     c.model.route(c.batch.task);
     c.logits = c.model.forward(c.batch.x);
     draws = draws || (noise && noise->drawn());
-    check_logits(c);
+    // Without heads that grow, labels of the whole experience can be told from its first step.
+    auto const first = !std::exchange(looked_, true) && c.model.heads.empty();
+    check_logits(c, first ? c.train.labels : c.batch.parts.front().rows.labels);
     if (c.training.shards > 1) {
       c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));
     }
@@ -168,6 +170,7 @@ class Step {
   Strategies& strategies;
   Opt& optimizer;
   TreeSum losses_, gradients_, task_gradients_;
+  bool looked_ = false;  ///< at the labels of the experience
 };
 
 }  // namespace v0

@@ -1,0 +1,688 @@
+// The arena, the optimizers on it, and what a step costs and leaves behind.
+
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/record_function.h>
+#include <c10/core/CPUAllocator.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/optim/adagrad.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/rmsprop.h>
+#include <torch/optim/sgd.h>
+#include <torch/serialize.h>
+#include <pawl/core/any_learner.hpp>
+#include <pawl/core/optimizer_catalogue.hpp>
+#include <pawl/heads/growing.hpp>
+#include <pawl/heads/multi_head.hpp>
+
+#include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
+
+using namespace pawl;
+
+namespace {
+
+using Parameters = std::vector<Tensor>;
+using MakeOptimizer = std::function<std::unique_ptr<torch::optim::Optimizer>(Parameters)>;
+
+/// Rows [n, 5] of three classes; every 8 of them belong to one of three tasks, in turn.
+Experience rows(std::int64_t n, torch::Dtype dtype, std::uint64_t seed = 1, bool tasks = false,
+                std::int64_t index = 0) {
+  auto x = torch::empty({n, 5}, dtype);
+  fill_normal(x, 0, 1, Seed{seed}.generator("x"));
+  auto const y = torch::arange(n, torch::kInt64) % 3;
+  auto experience = make_experience(x + y.to(dtype).unsqueeze(1), y, {}, index);
+  if (tasks) {
+    experience.train.tasks = torch::arange(n, torch::kInt64).div(8, "floor").remainder(3);
+  }
+  return experience;
+}
+
+void draw_weights(nn::Module const& module) {
+  std::int64_t i = 0;
+  for (auto& p : module.parameters()) fill_normal(p, 0, 0.5, Seed{7}.generator("net", i++));
+}
+
+/// Odd sizes, so that no parameter fills the slices of the arena or the lanes of the processor.
+nn::Sequential plain_network(torch::Dtype dtype) {
+  nn::Sequential net(nn::Linear(5, 7), nn::Tanh(), nn::Linear(7, 3));
+  net->to(dtype);
+  draw_weights(*net);
+  return net;
+}
+
+nn::Sequential network_of_tasks(torch::Dtype dtype) {
+  nn::Sequential net(nn::Linear(5, 7), nn::Tanh(), MultiHead(7, 3, 3));
+  net->to(dtype);
+  draw_weights(*net);
+  return net;
+}
+
+nn::Sequential growing_network(torch::Dtype dtype, std::int64_t classes = 3) {
+  nn::Sequential net(nn::Linear(5, 7), nn::Tanh(), GrowingHead(7, classes));
+  net->to(dtype);
+  draw_weights(*net);
+  return net;
+}
+
+std::vector<Tensor> copies(nn::Module const& module) {
+  std::vector<Tensor> all;
+  for (auto const& p : module.parameters()) all.push_back(p.detach().clone());
+  return all;
+}
+
+bool same_bits(std::vector<Tensor> const& a, std::vector<Tensor> const& b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i].sizes() != b[i].sizes() || !a[i].equal(b[i])) return false;
+  }
+  return true;
+}
+
+std::string message_of(std::function<void()> const& action) {
+  try {
+    action();
+  } catch (Error const& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(std::string const& text, std::string const& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// The loop one would write: batches of 8 in the given order, rows of one task at a time.
+void train_by_hand(nn::Sequential& net, torch::optim::Optimizer& optimizer,
+                   Experience const& experience, std::int64_t steps) {
+  Model const model(net);
+  for (std::int64_t step = 0; step < steps; ++step) {
+    auto const begin = step * 8 % experience.train.size();
+    auto const batch = experience.train.read(torch::arange(begin, begin + 8));
+    optimizer.zero_grad();
+    model.route(batch.task);
+    at::cross_entropy_loss(net->forward(batch.stored), batch.y).backward();
+    optimizer.step();
+  }
+}
+
+/// Counts operations by name, and allocations of tensor memory, in a scope.
+class Census {
+ public:
+  Census() : allocator_(c10::GetCPUAllocator()), counting_(allocator_) {
+    names().clear();
+    handle_ = at::addThreadLocalCallback(
+        at::RecordFunctionCallback([](at::RecordFunction const& f)
+                                       -> std::unique_ptr<at::ObserverContext> {
+          ++names()[f.name()];
+          return nullptr;
+        }).scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+    c10::SetCPUAllocator(&counting_, 1);
+  }
+  ~Census() {
+    at::removeCallback(handle_);
+    c10::SetCPUAllocator(allocator_, 1);
+  }
+  std::map<std::string, std::int64_t> operations() const { return names(); }
+  std::int64_t allocations() const { return counting_.count; }
+
+ private:
+  struct Counting final : c10::Allocator {
+    explicit Counting(c10::Allocator* real) : real(real) {}
+    c10::DataPtr allocate(std::size_t n) override { return ++count, real->allocate(n); }
+    c10::DeleterFnPtr raw_deleter() const override { return real->raw_deleter(); }
+    void copy_data(void* to, void const* from, std::size_t n) const override {
+      default_copy_data(to, from, n);
+    }
+    c10::Allocator* real;
+    std::int64_t count = 0;
+  };
+  static std::map<std::string, std::int64_t>& names() {
+    static std::map<std::string, std::int64_t> all;
+    return all;
+  }
+  c10::Allocator* allocator_;
+  Counting counting_;
+  at::CallbackHandle handle_ = 0;
+};
+
+struct Counted {
+  std::map<std::string, std::int64_t> operations;
+  std::int64_t allocations = 0;
+};
+
+/// What five more steps cost.
+Counted cost_of_five_steps(std::function<void(std::int64_t)> const& train) {
+  auto const measure = [&](std::int64_t steps) {
+    Census const census;
+    train(steps);
+    return Counted{census.operations(), census.allocations()};
+  };
+  train(2);
+  auto const five = measure(5);
+  auto ten = measure(10);
+  for (auto const& [name, count] : five.operations) ten.operations[name] -= count;
+  std::erase_if(ten.operations, [](auto const& entry) { return entry.second == 0; });
+  ten.allocations -= five.allocations;
+  return ten;
+}
+
+std::string list(std::map<std::string, std::int64_t> const& operations) {
+  std::string text;
+  for (auto const& [name, count] : operations) text += name + " " + std::to_string(count) + "\n";
+  return text;
+}
+
+struct Stop : std::runtime_error {
+  Stop() : std::runtime_error("stop") {}
+};
+
+/// Throws at a step, before the optimizer.
+struct Stops {
+  std::int64_t at = -1;
+  void edit_gradient(Context& c) {
+    if (c.total_steps == at) throw Stop();
+  }
+};
+
+struct NotANumber {
+  static constexpr char const* name = "not_a_number";
+  Tensor penalty(Context& c) { return c.logits.sum() * (c.step == 2 ? NAN : 0.5); }
+};
+
+struct Vector {
+  static constexpr char const* name = "vector";
+  Tensor penalty(Context& c) { return c.logits; }
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("optimizers equal those of torch::optim in a loop by hand, to the last bit",
+                   Number, float, double) {
+  auto const dtype = torch::CppTypeToScalarType<Number>::value;
+  using torch::optim::AdamOptions;
+  using torch::optim::AdamWOptions;
+  using torch::optim::SGDOptions;
+  auto const sgd = [](SGDOptions const& o) -> MakeOptimizer {
+    return [o](Parameters p) { return std::make_unique<torch::optim::SGD>(p, o); };
+  };
+  auto const adam = [](AdamOptions const& o) -> MakeOptimizer {
+    return [o](Parameters p) { return std::make_unique<torch::optim::Adam>(p, o); };
+  };
+  auto const adamw = [](AdamWOptions const& o) -> MakeOptimizer {
+    return [o](Parameters p) { return std::make_unique<torch::optim::AdamW>(p, o); };
+  };
+  std::vector<std::pair<AnyOptimizer, MakeOptimizer>> const pairs{
+      {Sgd{.lr = 0.1}, sgd(SGDOptions(0.1))},
+      {Sgd{.lr = 0.1, .weight_decay = 0.03}, sgd(SGDOptions(0.1).weight_decay(0.03))},
+      {Sgd{.lr = 0.1, .momentum = 0.9}, sgd(SGDOptions(0.1).momentum(0.9))},
+      {Sgd{.lr = 0.1, .momentum = 0.9, .dampening = 0.3, .weight_decay = 0.03},
+       sgd(SGDOptions(0.1).momentum(0.9).dampening(0.3).weight_decay(0.03))},
+      {Sgd{.lr = 0.1, .momentum = 0.8, .weight_decay = 0.03, .nesterov = true},
+       sgd(SGDOptions(0.1).momentum(0.8).weight_decay(0.03).nesterov(true))},
+      {Adam{.lr = 0.01}, adam(AdamOptions(0.01))},
+      {Adam{.lr = 0.01, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-4, .weight_decay = 0.1},
+       adam(AdamOptions(0.01).betas({0.8, 0.95}).eps(1e-4).weight_decay(0.1))},
+      {AdamW{.lr = 0.01}, adamw(AdamWOptions(0.01))},
+      {AdamW{.lr = 0.01, .weight_decay = 0.2}, adamw(AdamWOptions(0.01).weight_decay(0.2))},
+      {RmsProp{.lr = 0.01, .momentum = 0.5, .centered = true},
+       [](Parameters p) {
+         return std::make_unique<torch::optim::RMSprop>(
+             p, torch::optim::RMSpropOptions(0.01).momentum(0.5).centered(true));
+       }},
+      {Adagrad{.lr = 0.1, .lr_decay = 0.01}, [](Parameters p) {
+         return std::make_unique<torch::optim::Adagrad>(
+             p, torch::optim::AdagradOptions(0.1).lr_decay(0.01));
+       }}};
+  for (bool const tasks : {false, true}) {
+    auto const experience = rows(80, dtype, 1, tasks);
+    for (auto const& pair : pairs) {
+      auto const name = pair.first.type_name();
+      CAPTURE(tasks);
+      CAPTURE(name);
+      auto net = tasks ? network_of_tasks(dtype) : plain_network(dtype);
+      auto twin = tasks ? network_of_tasks(dtype) : plain_network(dtype);
+      AnyLearner learner{Model(net), pair.first, StrategyList{}};
+      learner.fit(experience, {.iterations = 50, .batch_size = 8, .shuffle = false});
+      auto const optimizer = pair.second(twin->parameters());
+      train_by_hand(twin, *optimizer, experience, 50);
+      CHECK(same_bits(copies(*net), copies(*twin)));
+    }
+  }
+}
+
+TEST_CASE(
+    "an optimizer of torch::optim is saved and resumed, and made anew when the model changes") {
+  auto const path =
+      (std::filesystem::temp_directory_path() / "pawl_torch_optimizer.safetensors").string();
+  auto const experience = rows(40, torch::kFloat32);
+  Training const training{.epochs = 4, .batch_size = 8};
+  struct Saves {
+    std::function<void()> save;
+    void step(Context const& c) {
+      if (c.step == 7) save();
+    }
+  };
+  auto const rmsprop = [](Parameters p) {
+    return std::make_unique<torch::optim::RMSprop>(
+        p, torch::optim::RMSpropOptions(0.01).momentum(0.9));
+  };
+  auto net = plain_network(torch::kFloat32), twin = plain_network(torch::kFloat32);
+  Learner learner{net, TorchOptimizer{.make = rmsprop}};
+  learner.fit(experience, training, Saves{[&] { learner.save(path); }});
+  Learner resumed{twin, TorchOptimizer{.make = rmsprop}};
+  resumed.load(path);
+  resumed.save(path);  // before the inner optimizer is made
+  resumed.load(path);
+  resumed.fit(experience, training);
+  CHECK(same_bits(copies(*net), copies(*twin)));
+  std::filesystem::remove(path);
+
+  auto growing = growing_network(torch::kFloat32, 2);
+  Learner grows{growing, TorchOptimizer{.make = rmsprop}};
+  grows.fit(experience, training);
+  auto const before = copies(*growing);
+  grows.fit(rows(40, torch::kFloat32, 2, false, 1), training);
+  for (std::size_t i = 0; i < before.size(); ++i) CHECK_FALSE(before[i].equal(copies(*growing)[i]));
+
+  // A copy of an optimizer in use belongs to no one yet.
+  auto other = plain_network(torch::kFloat32);
+  auto const theirs = copies(*net), mine = copies(*other);
+  Learner copy{other, learner.optimizer()};
+  copy.fit(experience, {.batch_size = 8});
+  CHECK(same_bits(copies(*net), theirs));
+  CHECK_FALSE(same_bits(copies(*other), mine));
+}
+
+TEST_CASE("without shards, a naive step has the operations and allocations of a loop by hand") {
+  auto const experience = rows(80, torch::kFloat32);
+  auto net = plain_network(torch::kFloat32), twin = plain_network(torch::kFloat32);
+  Learner learner{net, Sgd{.lr = 0.1}};
+  auto const ours = cost_of_five_steps([&](std::int64_t steps) {
+    learner.fit(experience, {.iterations = steps, .batch_size = 8, .shuffle = false});
+  });
+  auto const order = torch::arange(80);
+  std::vector<double> losses;
+  auto const by_hand = cost_of_five_steps([&](std::int64_t steps) {
+    for (std::int64_t step = 0; step < steps; ++step) {
+      auto const batch = experience.train.read(order.slice(0, step * 8, step * 8 + 8));
+      auto const x = experience.train.normalise(batch.stored.to(torch::kCPU), torch::kFloat32);
+      for (auto& p : twin->parameters()) p.mutable_grad() = Tensor();
+      auto const loss = at::cross_entropy_loss(twin->forward(x), batch.y);
+      losses.push_back(loss.item<double>());  // is it finite?
+      loss.backward();
+      auto const kept = loss.detach();
+      torch::NoGradGuard no_grad;
+      for (auto& p : twin->parameters()) p.add_(p.grad(), -0.1);
+    }
+  });
+  INFO("learner:\n", list(ours.operations), "by hand:\n", list(by_hand.operations));
+  CHECK(ours.operations == by_hand.operations);
+  CHECK(by_hand.operations.size() > 10);
+  CHECK(by_hand.allocations > 0);
+  CHECK(ours.allocations == by_hand.allocations);
+}
+
+TEST_CASE("parameters may leave the arena by any way, and training goes on with their values") {
+  auto const dtype = torch::kFloat64;
+  auto const experience = rows(40, dtype);
+  Training const training{.epochs = 2, .batch_size = 8, .shuffle = false};
+  // What is done between two fits, and done to the twin of a loop by hand as well.
+  std::vector<std::pair<std::string, std::function<void(nn::Sequential&)>>> const ways{
+      {"nothing", [](nn::Sequential&) {}},
+      {"zero_grad", [](nn::Sequential& net) { net->zero_grad(); }},
+      {"zero_grad to zeros", [](nn::Sequential& net) { net->zero_grad(/*set_to_none=*/false); }},
+      {"set_data",
+       [](nn::Sequential& net) {
+         for (auto& p : net->parameters()) p.set_data(p.detach().clone());
+       }},
+      {"to float32 and back",
+       [](nn::Sequential& net) {
+         net->to(torch::kFloat32);
+         net->to(torch::kFloat64);
+       }},
+      {"torch::load",
+       [](nn::Sequential& net) {
+         auto other = plain_network(torch::kFloat64);
+         torch::NoGradGuard no_grad;
+         for (auto& p : other->parameters()) p.mul_(0.5);
+         std::stringstream stream;
+         torch::save(other, stream);
+         torch::load(net, stream);
+       }},
+  };
+  for (auto const& way : ways) {
+    CAPTURE(way.first);
+    auto net = plain_network(dtype), twin = plain_network(dtype);
+    Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9}};
+    torch::optim::SGD sgd(twin->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
+    learner.fit(experience, training);
+    train_by_hand(twin, sgd, experience, 10);
+    way.second(net), way.second(twin);
+    learner.fit(experience, training);
+    train_by_hand(twin, sgd, experience, 10);
+    CHECK(same_bits(copies(*net), copies(*twin)));
+    CHECK(learner.context().arena.bound());
+    net->eval(), twin->eval();
+    auto const x = torch::ones({2, 5}, dtype);
+    CHECK(learner.scores(x).equal(twin->forward(x)));
+  }
+}
+
+namespace {
+
+/// Two layers by name, one of which may be replaced.
+struct PairImpl : nn::Module {
+  PairImpl() {
+    first = register_module("first", nn::Linear(5, 7));
+    last = register_module("last", nn::Linear(7, 3));
+  }
+  Tensor forward(Tensor const& x) { return last(first(x).tanh()); }
+  nn::Linear first{nullptr}, last{nullptr};
+};
+TORCH_MODULE(Pair);
+
+}  // namespace
+
+TEST_CASE("what is stored per parameter follows layers that are replaced or frozen") {
+  auto const experience = rows(40, torch::kFloat64);
+  Training const training{.epochs = 2, .batch_size = 8, .shuffle = false};
+  for (std::int64_t const width : {7, 4}) {
+    CAPTURE(width);
+    Pair net;
+    net->to(torch::kFloat64);
+    draw_weights(*net);
+    Learner learner{net, Adam{.lr = 0.01}};
+    learner.fit(experience, training);
+    auto const moments = [&](char const* layer) {
+      std::vector<Tensor> found;
+      auto const& arena = learner.context().arena;
+      for (std::size_t i = 0; i < arena.layout().size(); ++i) {
+        if (arena.layout()[i].name.rfind(layer, 0) != 0) continue;
+        found.push_back(arena.parameter_view(learner.optimizer().first, i).clone());
+      }
+      return found;
+    };
+    auto const last = moments("last.bias");
+    // Same names, another first layer: one row more or less of the last, or none.
+    nn::Linear fresh(5, width), head(width, 3);
+    fresh->to(torch::kFloat64), head->to(torch::kFloat64);
+    net->first = net->replace_module("first", fresh);
+    if (width != 7) net->last = net->replace_module("last", head);
+    learner.scores(torch::ones({1, 5}));
+    CHECK(moments("first.weight")[0].sizes() == torch::IntArrayRef{width, 5});
+    CHECK(same_bits(moments("last.bias"), last));
+    if (width != 7) CHECK(moments("last.weight")[0].abs().max().item<double>() == 0);
+    auto const before = copies(*net);
+    learner.fit(experience, training);
+    for (std::size_t i = 0; i < before.size(); ++i) CHECK_FALSE(before[i].equal(copies(*net)[i]));
+  }
+
+  Pair net;
+  net->to(torch::kFloat64);
+  draw_weights(*net);
+  Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9}};
+  learner.fit(experience, training);
+  for (auto& p : net->first->parameters()) p.set_requires_grad(false);
+  auto const frozen = copies(*net->first), moving = copies(*net->last);
+  auto const velocity = learner.optimizer().velocity.clone();
+  auto const layout = learner.context().arena.layout();
+  learner.scores(torch::ones({1, 5}));
+  auto const& arena = learner.context().arena;
+  REQUIRE(arena.layout().size() == 2);
+  CHECK(arena.parameter_view(learner.optimizer().velocity, 0)
+            .equal(velocity.narrow(0, layout[2].offset, layout[2].size).view({3, 7})));
+  learner.fit(experience, training);
+  CHECK(same_bits(copies(*net->first), frozen));
+  CHECK_FALSE(same_bits(copies(*net->last), moving));
+  CHECK_THROWS_AS(learner.roll_back({}), Error);
+}
+
+TEST_CASE("the arena keeps its parameters when a module cannot be bound") {
+  auto net = plain_network(torch::kFloat32);
+  Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9}};
+  learner.fit(rows(16, torch::kFloat32), {.batch_size = 8});
+  auto const velocity = learner.optimizer().velocity.clone();
+  net[2]->to(torch::kFloat64);
+  CHECK(contains(message_of([&] { learner.fit(rows(16, torch::kFloat32), {.batch_size = 8}); }),
+                 "one floating type"));
+  net[2]->to(torch::kFloat32);
+  learner.scores(torch::ones({1, 5}));
+  CHECK(learner.optimizer().velocity.equal(velocity));
+}
+
+TEST_CASE("learners that train at the same time give the results of each alone") {
+  auto const run = [](std::uint64_t seed, std::function<void()> const& between) {
+    nn::Sequential net(nn::Linear(5, 7), nn::BatchNorm1d(7), nn::Dropout(0.3), nn::Linear(7, 3));
+    draw_weights(*net);
+    Learner learner{net, Adam{.lr = 0.01}};
+    learner.seed({seed});
+    struct Between {
+      std::function<void()> call;
+      void step(Context const&) { call(); }
+    };
+    learner.fit(rows(32, torch::kFloat32), {.epochs = 2, .batch_size = 8}, Between{between});
+    return copies(*net);
+  };
+  std::vector<Tensor> inner;
+  auto const nothing = [] {};
+  auto const outer = run(1, [&] { inner = run(2, nothing); });
+  CHECK(same_bits(outer, run(1, nothing)));
+  CHECK(same_bits(inner, run(2, nothing)));
+  CHECK_FALSE(same_bits(inner, outer));
+}
+
+TEST_CASE("growth keeps the bits of old rows and of their moments, in every optimizer") {
+  auto const first = rows(24, torch::kFloat64);
+  auto const check = [&](auto optimizer, auto const& stored) {
+    auto net = growing_network(torch::kFloat64);
+    Learner learner{net, optimizer};
+    learner.fit(first, {.epochs = 2, .batch_size = 8});
+    auto const& arena = learner.context().arena;
+    auto const x = torch::ones({2, 5}, torch::kFloat64);
+    auto const logits = learner.scores(x);
+    auto const moments = arena.parameter_view(stored(learner.optimizer()), 2).clone();
+    auto& head = *learner.context().model.heads.at(0);
+    head.announce({0, 1, 2, 3, 4}, -1, {});
+    auto const grown = learner.scores(x);
+    CHECK(grown.size(1) == 5);
+    CHECK(grown.narrow(1, 0, 3).allclose(logits, 1e-14, 1e-14));  // another shape of product
+    auto const after = arena.parameter_view(stored(learner.optimizer()), 2);
+    CHECK(after.narrow(0, 0, 3).equal(moments));
+    CHECK(after.narrow(0, 3, 2).abs().max().template item<double>() == 0);
+  };
+  check(Sgd{.lr = 0.1, .momentum = 0.9}, [](auto& o) { return o.velocity; });
+  check(Adam{.lr = 0.01}, [](auto& o) { return o.first; });
+  check(AdamW{.lr = 0.01}, [](auto& o) { return o.second; });
+}
+
+TEST_CASE("mistakes leave the learner as usable as before") {
+  auto const good = rows(40, torch::kFloat32);
+  Training const training{.epochs = 2, .batch_size = 8};
+  auto const norm = [] {
+    nn::Sequential net(nn::Linear(5, 7), nn::BatchNorm1d(7), nn::Linear(7, 3));
+    draw_weights(*net);
+    return net;
+  };
+  auto undisturbed = norm();
+  Learner plain{undisturbed, Adam{.lr = 0.01}};
+  plain.fit(good, training);
+
+  auto const x = torch::zeros({16, 5});
+  auto const y = torch::arange(16, torch::kInt64) % 3;
+  auto const of = [&](Tensor const& inputs, Tensor const& labels) {
+    return make_experience(inputs, labels, {0, 1, 2});
+  };
+  auto bad = x.clone();
+  bad[3][2] = INFINITY;
+  auto half = of(x, y), sourceless = of(x, y), negative = of(x, y), on_float = of(x, y);
+  half.train.labels = half.train.labels.slice(0, 0, 8);
+  sourceless.train.source = nullptr;
+  negative.classes = {0, -3};
+  on_float.train.labels = on_float.train.labels.to(torch::kFloat32);
+  struct Case {
+    std::string sentence;
+    std::function<void(Learner<nn::Sequential, Adam, StrategySet<>>&)> mistake;
+  };
+  std::vector<Case> const cases{
+      {"NaN or infinity", [&](auto& l) { l.fit(of(bad, y), training); }},
+      {"label -1", [&](auto& l) { l.fit(of(x, y - 1), training); }},
+      {"label -3", [&](auto& l) { l.fit(negative, training); }},
+      {"no training rows", [&](auto& l) { l.fit({}, training); }},
+      {"no training rows",
+       [&](auto& l) { l.fit(of(x.slice(0, 0, 0), y.slice(0, 0, 0)), training); }},
+      {"of one length", [&](auto& l) { l.fit(half, training); }},
+      {"of one length", [&](auto& l) { l.fit(sourceless, training); }},
+      {"of one length", [&](auto& l) { l.fit(on_float, training); }},
+      {"labels must be integers", [&](auto& l) { l.fit(of(x, y.to(torch::kFloat32)), training); }},
+      {"do not pair up", [&](auto& l) { l.fit(of(x, y.slice(0, 0, 8)), training); }},
+      {"smaller batch_size", [&](auto& l) { l.fit(good, {.batch_size = 41}); }},
+      {"batch (or shard) of one row", [&](auto& l) { l.fit(good, {.batch_size = 13}); }},
+      {"batch (or shard) of one row",
+       [&](auto& l) { l.fit(good, {.batch_size = 8, .shards = 5}); }},
+      {"fewer shards", [&](auto& l) { l.fit(good, {.batch_size = 8, .shards = 9}); }},
+      {"'passes' is '0'", [&](auto& l) { l.fit(good, {.batch_size = 8, .passes = 0}); }},
+      {"at least one row",
+       [](auto& l) {
+         l.predict(torch::zeros({0, 5}));
+       }},
+      {"at least one row", [](auto& l) { l.predict({}); }},
+      {"failed on inputs [2, 4]",
+       [](auto& l) {
+         l.predict(torch::zeros({2, 4}));
+       }},
+      {"failed on inputs [2, 5, 1]",
+       [](auto& l) {
+         l.scores(torch::zeros({2, 5, 1}));
+       }},
+  };
+  auto net = norm();
+  Learner learner{net, Adam{.lr = 0.01}};
+  for (auto const& each : cases) {
+    CAPTURE(each.sentence);
+    auto const message = message_of([&] { each.mistake(learner); });
+    CHECK(contains(message, each.sentence));
+    CHECK(message.rfind("pawl: ", 0) == 0);
+  }
+  CHECK(learner.context().seen.empty());
+  learner.fit(good, training);
+  CHECK(same_bits(copies(*net), copies(*undisturbed)));
+
+  // Found in the first forward pass, when heads were already told of the classes.
+  auto const fails = [&](nn::Sequential const& module, Experience const& experience) {
+    Learner other{module, Sgd{}};
+    auto const start = copies(*module);
+    auto const message = message_of([&] { other.fit(experience, training); });
+    CHECK(other.context().experience == nullptr);
+    CHECK(same_bits(copies(*module), start));
+    return message;
+  };
+  auto const late = torch::cat({torch::zeros({15}, torch::kInt64), torch::full({1}, 3)});
+  CHECK(contains(fails(plain_network(torch::kFloat32), make_experience(x, late)),
+                 "label 3 but the model has 3 outputs"));
+  CHECK(contains(fails(plain_network(torch::kFloat32), make_experience(torch::zeros({16, 6}), y)),
+                 "failed on inputs [8, 6]"));
+  CHECK(contains(
+      fails(nn::Sequential(nn::Conv1d(1, 2, 3)), make_experience(torch::zeros({16, 1, 5}), y)),
+      "must return logits [N, C]"));
+  CHECK(contains(message_of([] { Learner{nn::Linear{nullptr}, Sgd{}}; }), "the model is empty"));
+  CHECK(contains(message_of([] {
+                   Learner{std::shared_ptr<nn::LinearImpl>(), Sgd{}};
+                 }),
+                 "the model is empty"));
+  nn::Sequential mixed(nn::Linear(5, 7), nn::Linear(7, 3));
+  mixed[1]->to(torch::kFloat64);
+  CHECK(contains(message_of([&] { Learner{mixed, Sgd{}}; }), "one floating type"));
+}
+
+TEST_CASE("predicting before the first fit chooses among all outputs") {
+  auto net = plain_network(torch::kFloat32);
+  Learner learner{net, Sgd{}};
+  auto const x = rows(8, torch::kFloat32).train.read(torch::arange(8)).stored;
+  CHECK(learner.predict(x).equal(net->forward(x).argmax(1)));
+  Learner grows{growing_network(torch::kFloat32, 0), Sgd{}};
+  CHECK(contains(message_of([&] { grows.predict(x); }), "no classes yet"));
+}
+
+TEST_CASE("a step that fails in its midst leaves weights and optimizer alone") {
+  auto const experience = rows(40, torch::kFloat32);
+  for (std::int64_t const shards : {1, 3}) {
+    CAPTURE(shards);
+    auto net = plain_network(torch::kFloat32), twin = plain_network(torch::kFloat32);
+    Learner broken{net, Adam{.lr = 0.01}, Stops{.at = 3}}, whole{twin, Adam{.lr = 0.01}, Stops{}};
+    Training const training{.batch_size = 8, .shards = shards};
+    CHECK_THROWS_AS(broken.fit(experience, training), Stop);
+    CHECK(broken.context().experience == nullptr);
+    whole.fit(experience, {.iterations = 3, .batch_size = 8, .shards = shards});
+    CHECK(same_bits(copies(*net), copies(*twin)));
+    CHECK(broken.optimizer().first.equal(whole.optimizer().first));
+    // Given again, it begins anew, with the same past.
+    broken.strategy<Stops>().at = -1;
+    broken.fit(experience, training);
+    CHECK(broken.context().old_classes.empty());
+    CHECK(broken.context().step == 5);
+  }
+}
+
+TEST_CASE("a loss of NaN says where it came from, with shards too") {
+  for (std::int64_t const shards : {1, 2}) {
+    auto net = plain_network(torch::kFloat64), twin = plain_network(torch::kFloat64);
+    Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9}, NotANumber{}};
+    Learner shorter{twin, Sgd{.lr = 0.1, .momentum = 0.9}, NotANumber{}};
+    auto const experience = rows(40, torch::kFloat64, 1, false, 4);
+    shorter.fit(experience, {.iterations = 2, .batch_size = 8, .shards = shards});
+    try {
+      learner.fit(experience, {.batch_size = 8, .shards = shards});
+      FAIL("no error");
+    } catch (Diverged const& error) {
+      CHECK(error.experience == 4);
+      CHECK(error.step == 2);
+      CHECK(std::isfinite(error.task_loss));
+      REQUIRE(error.penalties.size() == 1);
+      CHECK(error.penalties[0].first == "not_a_number");
+      CHECK(std::isnan(error.penalties[0].second));
+    }
+    CHECK(same_bits(copies(*net), copies(*twin)));
+    CHECK(learner.optimizer().velocity.equal(shorter.optimizer().velocity));
+  }
+  auto net = plain_network(torch::kFloat32);
+  Learner explodes{net, Sgd{.lr = 3e38}};
+  try {
+    explodes.fit(rows(80, torch::kFloat32), {.epochs = 3, .batch_size = 8});
+    FAIL("no error");
+  } catch (Diverged const& error) {
+    CHECK_FALSE(std::isfinite(error.task_loss));
+    CHECK(error.penalties.empty());
+    CHECK(contains(error.what(), "in experience 0, step"));
+  }
+  Learner vector{plain_network(torch::kFloat32), Sgd{}, Vector{}};
+  CHECK(contains(message_of([&] { vector.fit(rows(16, torch::kFloat32), {.batch_size = 8}); }),
+                 "'vector' has shape [8, 3]; it must be one number"));
+}
+
+TEST_CASE("an experience may be learned twice, and counts as one more") {
+  auto net = plain_network(torch::kFloat32);
+  Learner learner{net, Sgd{.lr = 0.1}};
+  auto const experience = rows(40, torch::kFloat32);
+  learner.fit(experience, {.batch_size = 8});
+  CHECK(learner.context().old_classes.empty());
+  learner.fit(experience, {.batch_size = 8});
+  CHECK(learner.context().old_classes == std::vector<std::int64_t>{0, 1, 2});
+  CHECK(learner.context().total_steps == 10);
+}
+
+TEST_CASE("a short last batch that is never reached is no obstacle") {
+  nn::Sequential net(nn::Linear(5, 7), nn::BatchNorm1d(7), nn::Linear(7, 3));
+  Learner learner{net, Sgd{}};
+  CHECK_NOTHROW(learner.fit(rows(41, torch::kFloat32), {.iterations = 5, .batch_size = 8}));
+  CHECK_THROWS_AS(learner.fit(rows(41, torch::kFloat32), {.iterations = 6, .batch_size = 8}),
+                  Error);
+}
