@@ -131,30 +131,42 @@ class BufferScope {
   std::vector<std::pair<Tensor, Tensor>> found_;
 };
 
-/// Seeds LibTorch's process-wide CPU generator for a scope (dropout draws from it) and puts it back
-/// as found.
+/// Seeds LibTorch's process-wide generators for a scope (dropout draws from them), that of the host
+/// and that of `device`, and puts them back as found.
 class NoiseScope {
  public:
-  explicit NoiseScope(Generator key)
-      : generator_(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())),
-        found_(generator_->get_state()) {
-    generator_->set_current_seed(key.bits());
-    seeded_ = generator_->engine();
+  explicit NoiseScope(Generator key, torch::Device device = torch::kCPU)
+      : host_(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())),
+        host_found_(host_->get_state()) {
+    auto const seed = key.bits();
+    host_->set_current_seed(seed);
+    host_seeded_ = host_->engine();
+    if (device.is_cpu()) return;
+    device_ = at::globalContext().defaultGenerator(device);
+    device_found_ = device_.get_state();
+    device_.set_current_seed(seed);
+    device_seeded_ = device_.get_state();
   }
-  ~NoiseScope() { generator_->set_state(*found_); }
+  ~NoiseScope() {
+    host_->set_state(*host_found_);
+    if (device_.defined()) device_.set_state(device_found_);
+  }
   NoiseScope(NoiseScope const&) = delete;
   NoiseScope& operator=(NoiseScope const&) = delete;
 
   /// Whether anything was drawn since.
   bool drawn() const {
-    auto const now = generator_->engine().data(), then = seeded_.data();
-    return now.next_ != then.next_ || now.left_ != then.left_ || now.state_ != then.state_;
+    auto const now = host_->engine().data(), then = host_seeded_.data();
+    return now.next_ != then.next_ || now.left_ != then.left_ || now.state_ != then.state_ ||
+           (device_.defined() && !device_.get_state().equal(device_seeded_));
   }
 
  private:
-  at::CPUGeneratorImpl* generator_;
-  c10::intrusive_ptr<c10::TensorImpl> found_;
-  at::mt19937 seeded_;
+  at::CPUGeneratorImpl* host_;
+  c10::intrusive_ptr<c10::TensorImpl> host_found_;
+  at::mt19937 host_seeded_;
+  at::Generator device_{};  // undefined on the host; its states lie on the host
+  Tensor device_found_{}, device_seeded_{};
 };
 
 inline bool is_prefix(std::vector<std::int64_t> const& ascending) {
@@ -254,7 +266,7 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   ModeScope mode(*model.module, train_mode);
   std::optional<BufferScope> buffers;
   if (train_mode) buffers.emplace(*model.module);
-  NoiseScope noise(generator("model.aux"));
+  NoiseScope noise(generator("model.aux"), arena.device());
   torch::AutoGradMode grad(true);
   auto const z = active_logits(forward(inputs(rows.stored), rows.task), rows.labels, rows.task, 0);
   auto const loss = at::cross_entropy_loss(z, rows.y);

@@ -94,7 +94,8 @@ class Step {
     join(c, c.batch);
     std::optional<NoiseScope> noise;
     if (draws || c.step == 0) {
-      noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard));
+      noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard),
+                    c.arena.device());
     }
     c.model.route(c.batch.task);
     c.logits = c.model.forward(c.batch.x);

@@ -185,7 +185,7 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
   auto& module = *probe.model.module;
   ModeScope mode(module, false);
   BufferScope buffers(module);
-  NoiseScope noise(probe.generator("model.aux"));
+  NoiseScope noise(probe.generator("model.aux"), probe.arena.device());
   torch::AutoGradMode grad(true);
   auto const& weights = probe.arena.weights();
   auto sum = torch::zeros_like(weights, torch::kFloat64);

@@ -130,7 +130,7 @@ struct Lwf {
       torch::NoGradGuard no_grad;
       WithWeights weights(c, teacher);
       ModeScope mode(*c.model.module, false);
-      NoiseScope noise(noise_of_step(c));
+      NoiseScope noise(noise_of_step(c), c.arena.device());
       auto const& task = c.batch.task;
       old = c.forward(c.batch.x.narrow(0, 0, n), task.defined() ? task.narrow(0, 0, n) : task);
     }
@@ -168,12 +168,12 @@ struct Lwf {
   std::vector<Tensor> each_head(Context& c, Tensor const& x) const {
     std::vector<Tensor> all;
     if (*heads_alone) {
-      NoiseScope noise(noise_of_step(c));
+      NoiseScope noise(noise_of_step(c), c.arena.device());
       auto const phi = c.model.features(x);
       for (auto const& task : known_tasks) all.push_back(only_head(c)->logits(task.first, phi));
     } else {
       for (auto const& task : known_tasks) {
-        NoiseScope noise(noise_of_step(c));
+        NoiseScope noise(noise_of_step(c), c.arena.device());
         all.push_back(c.forward(x, all_of(task.first, x)));
       }
     }
@@ -186,7 +186,7 @@ struct Lwf {
   bool serves_all_heads(Context& c, Tensor const& x) const {
     auto const* head = only_head(c);
     if (!head || !c.model.features) return false;
-    NoiseScope noise(noise_of_step(c));
+    NoiseScope noise(noise_of_step(c), c.arena.device());
     auto const phi = c.model.features(x);
     if (phi.dim() != 2 || phi.size(1) != head->weights.front().size(1)) return false;
     auto const task = known_tasks.begin()->first;
