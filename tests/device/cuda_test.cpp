@@ -274,7 +274,7 @@ TEST_CASE("convolutional models with BatchNorm train on CUDA with a replay memor
   auto const held = learner.strategy<Replay>().memory.contents();
   CHECK(held.size() == 20);
   CHECK(held.stored.is_cuda());
-  CHECK(held.stored.scalar_type() == torch::kUInt8);
+  CHECK(held.stored.dtype() == torch::kUInt8);
   CHECK(held.y.cpu().equal(held.labels));
   CHECK(evaluate(learner, stream).accuracy[1] > 0.9);
 }
