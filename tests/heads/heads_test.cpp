@@ -64,6 +64,15 @@ TEST_CASE("a growing head that grows in two steps equals one of the final size, 
   CHECK(torch::allclose(two_then_five->forward(x).narrow(1, 0, 2), before, 0, 1e-6));
 }
 
+TEST_CASE("rows drawn before and after the module became float64 are the same") {
+  pawl::GrowingHead two_then_five(4, 2, pawl::Seed{3}), five(4, 5, pawl::Seed{3});
+  two_then_five->to(torch::kFloat64);
+  five->to(torch::kFloat64);
+  two_then_five->grow(5, pawl::Seed{3});
+  CHECK(torch::equal(two_then_five->weight, five->weight));
+  CHECK(torch::equal(two_then_five->bias, five->bias));
+}
+
 TEST_CASE("rows of a growing head start uniform in +-1/sqrt(d) and differ by seed and by row") {
   pawl::GrowingHead head(64, 100, pawl::Seed{1}), other(64, 100, pawl::Seed{2});
   auto const bound = 1 / 8.;
@@ -377,9 +386,12 @@ TEST_CASE("an imprinted row points at its class and is as long as the others on 
     torch::NoGradGuard no_grad;
     head->weight.copy_(torch::tensor({{3.f, 4.f}, {0.f, 1.f}, {9.f, 9.f}}));
   }
-  head->imprint(2, torch::tensor({{5.f, 0.f}, {0.f, .1f}}));
-  auto const side = static_cast<float>(3 / std::sqrt(2.));  // norms 5 and 1: mean 3
-  CHECK(torch::allclose(head->weight[2], torch::tensor({side, side}), 0, 1e-5));
+  head->imprint(2, torch::tensor({{5.f, 0.f}, {1.f, 8.f}}));  // mean (3, 4); norms 5 and 1: 3
+  CHECK(torch::allclose(head->weight[2], torch::tensor({1.8f, 2.4f}), 0, 1e-5));
+  CHECK_THROWS_WITH_AS(head->imprint(2, torch::ones({0, 2})), doctest::Contains("at least one row"),
+                       pawl::Error);
+  CHECK_THROWS_WITH_AS(head->imprint(2, torch::ones({1, 3})), doctest::Contains("takes [N, 2]"),
+                       pawl::Error);
   CHECK_THROWS_WITH_AS(head->imprint(3, torch::ones({1, 2})),
                        doctest::Contains("announce it first"), pawl::Error);
 }

@@ -575,6 +575,10 @@ TEST_CASE("mistakes at the door of a memory are explained and change nothing") {
   other.labels = Tensor();
   CHECK_THROWS_WITH_AS(memory.insert(other, Generator(1)), doctest::Contains("need `stored`"),
                        pawl::Error);
+  other = make_rows({0});
+  other.y = Tensor();
+  CHECK_THROWS_WITH_AS(memory.insert(other, Generator(1)), doctest::Contains("need `stored`"),
+                       pawl::Error);
   CHECK(memory.slots.seen() == 2);
   memory.capacity = 3;
   CHECK_THROWS_WITH_AS(memory.insert(make_rows({0}), Generator(1)),
@@ -585,6 +589,9 @@ TEST_CASE("mistakes at the door of a memory are explained and change nothing") {
   CHECK_THROWS_WITH_AS(negative.insert(make_rows({0}), Generator(1)),
                        doctest::Contains("reservoir: capacity is -1 but must be >= 0"),
                        pawl::Error);
+  pawl::Ring each{.per_group = -1};
+  CHECK_THROWS_WITH_AS(each.insert(make_rows({0}), Generator(1)),
+                       doctest::Contains("ring: per_group is -1 but must be >= 0"), pawl::Error);
   CHECK_THROWS_WITH_AS(pawl::check_options(negative, "Reservoir"),
                        doctest::Contains("must be integer >= 0"), pawl::Error);
 }

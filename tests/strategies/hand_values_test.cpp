@@ -293,6 +293,8 @@ TEST_CASE(
   auto const narrow = torch::tensor({{0.0, std::nan("")}, {0.0, 0.0}}, float64);
   CHECK(value(narrow, 2, 1) == doctest::Approx(0.5 * 2 / 3).epsilon(1e-12));
   CHECK(value(torch::zeros({1, 1}, float64), 1, 1) == doctest::Approx(0.5).epsilon(1e-12));
+  // Stored with more columns than the head has: those that both have.
+  CHECK(value(torch::zeros({1, 5}, float64), 1, 1) == doctest::Approx(0.25).epsilon(1e-12));
 }
 
 TEST_CASE("DER++ adds the mean cross-entropy of its second draw, and is DER without it") {
@@ -381,6 +383,16 @@ TEST_CASE("the asymmetric loss by hand: classes outside the fresh batch get no g
   CHECK(record(ace, 1).loss[0] == doctest::Approx(0.813262 + replayed).epsilon(1e-5));
   ace.halve = true;
   CHECK(record(ace, 2).loss[0] == doctest::Approx((0.813262 + replayed) / 2).epsilon(1e-5));
+  // A row of a class that no experience had: it has been replayed, so it is seen, and {0, 2, 3}
+  // compete: log(e^2 + e + 1) - 2 = .407606.
+  ace = ErAce{Answers{rows_of(torch::ones({1, 1}, float64), integers({0}))}};
+  for (bool const keep : {false, true}) {  // class 1 is left
+    ace.keep_unseen = keep;
+    auto const open = z.slice(0, 0, 1).narrow(1, 1, 3);
+    auto const fresh =
+        keep ? at::cross_entropy_loss(open, integers({1})).item<double>() + 0.5 : 0.813262;
+    CHECK(record(ace, 1).loss[0] == doctest::Approx(fresh + 0.407606).epsilon(1e-5));
+  }
 }
 
 namespace {
@@ -503,4 +515,16 @@ TEST_CASE("a memory with one row per class replays every class, where a reservoi
   for (std::int64_t e = 0; e < 3; ++e) learner.fit(blobs(e, {e}), {.batch_size = 10});
   auto const held = learner.strategy<Replay>().memory.contents();
   for (std::int64_t c = 0; c < 3; ++c) CHECK(held.labels.eq(c).sum().item<std::int64_t>() == 1);
+
+  // A reservoir of three keeps a row of each class with probability 3!/27 at best: all 20 seeds
+  // would do so less than once in 1e13.
+  std::int64_t complete = 0;
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Reservoir reservoir{.capacity = 3};
+    for (std::int64_t e = 0; e < 3; ++e) {
+      reservoir.insert(blobs(e, {e}).train.read(torch::arange(40)), Generator(seed));
+    }
+    complete += std::get<0>(at::_unique(reservoir.contents().labels)).numel() == 3;
+  }
+  CHECK(complete < 20);
 }

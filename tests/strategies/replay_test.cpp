@@ -119,6 +119,22 @@ S with(S strategy, std::vector<std::pair<std::string, std::string>> const& optio
   return strategy;
 }
 
+/// Calls `f` with every strategy here, in each form of its forward pass.
+template <class F>
+void each_strategy(F&& f) {
+  f("replay", Replay{Reservoir{.capacity = 20}});
+  f("replay one_over_t", with(Replay{}, {{"weighting", "one_over_t"}}));
+  f("lwf", Lwf{});
+  for (std::string const forward : {"joint", "separate"}) {
+    f("der " + forward, with(Der{}, {{"forward", forward}}));
+    f("derpp " + forward, with(DerPlusPlus{}, {{"forward", forward}}));
+    f("derpp one draw " + forward, with(DerPlusPlus{}, {{"forward", forward}, {"draws", "one"}}));
+    f("er_ace " + forward, with(ErAce{}, {{"forward", forward}}));
+  }
+  f("a_gem", AGem{});
+  f("ncm", Ncm{});
+}
+
 std::vector<std::int64_t> sorted(Tensor const& t) {
   auto const s = std::get<0>(t.sort()).contiguous();
   return {s.data_ptr<std::int64_t>(), s.data_ptr<std::int64_t>() + s.numel()};
@@ -261,12 +277,13 @@ TEST_CASE("the memory and its options are flags of the strategy") {
 
 TEST_CASE("a draw of a user's memory is completed, or refused in a sentence") {
   struct Bare {
-    bool inputs = true;
+    std::int64_t inputs = 2;
+    bool on_host = false;
     void insert(Rows const&, Generator) {}
     Rows draw(std::int64_t, Generator) {
       Rows rows;
-      if (inputs) rows.stored = torch::ones({2, 4}, float64);
-      rows.y = torch::tensor({0, 1});
+      if (inputs > 0) rows.stored = torch::ones({inputs, 4}, float64);
+      (on_host ? rows.labels : rows.y) = torch::tensor({0, 1});
       return rows;
     }
     bool empty() const { return false; }
@@ -274,35 +291,79 @@ TEST_CASE("a draw of a user's memory is completed, or refused in a sentence") {
   Learner learner{network(), Sgd{}, Replay{Bare{}}};
   learner.fit(blobs(0, {0, 1}), {.batch_size = 8, .active = Active::seen});
   CHECK(learner.strategy<Replay>().drawn.labels.equal(torch::tensor({0, 1})));
-  Learner without{network(), Sgd{}, Replay{Bare{.inputs = false}}};
-  CHECK_THROWS_WITH_AS(without.fit(blobs(0, {0, 1}), {.batch_size = 8}),
-                       doctest::Contains("without `stored`"), Error);
+  CHECK(
+      trained(network(), Replay{Bare{.on_host = true}}).equal(trained(network(), Replay{Bare{}})));
+  for (std::int64_t const inputs : {0, 3}) {
+    Learner wrong{network(), Sgd{}, Replay{Bare{.inputs = inputs}}};
+    CHECK_THROWS_WITH_AS(wrong.fit(blobs(0, {0, 1}), {.batch_size = 8}),
+                         doctest::Contains("a draw must fill `stored` [n, ...] and `y` [n]"),
+                         Error);
+  }
   Learner dark{network(), Sgd{}, Der{Bare{}}};
   CHECK_THROWS_WITH_AS(dark.fit(blobs(0, {0, 1}), {.batch_size = 8}),
                        doctest::Contains("rows without logits"), Error);
 }
 
-// ---- shards and separate forwards ----
-
-namespace {
-
-/// Calls `f` with every strategy here, in each form of its forward pass.
-template <class F>
-void each_strategy(F&& f) {
-  f("replay", Replay{Reservoir{.capacity = 20}});
-  f("replay one_over_t", with(Replay{}, {{"weighting", "one_over_t"}}));
-  f("lwf", Lwf{});
-  for (std::string const forward : {"joint", "separate"}) {
-    f("der " + forward, with(Der{}, {{"forward", forward}}));
-    f("derpp " + forward, with(DerPlusPlus{}, {{"forward", forward}}));
-    f("derpp one draw " + forward, with(DerPlusPlus{}, {{"forward", forward}, {"draws", "one"}}));
-    f("er_ace " + forward, with(ErAce{}, {{"forward", forward}}));
-  }
-  f("a_gem", AGem{});
-  f("ncm", Ncm{});
+TEST_CASE("a user's memory that tells nothing of its rows serves what needs them all") {
+  auto const run = [](AnyMemory const& memory) {
+    Learner means{network(), Sgd{.lr = 0.1}, with(Ncm{memory}, {{"source", "memory"}})};
+    Learner joined{network(), Sgd{.lr = 0.1},
+                   with(Replay{memory}, {{"insert", "at_end"}, {"mix", "dataset"}})};
+    for (std::int64_t e = 0; e < 2; ++e) {
+      means.fit(blobs(e, {2 * e, 2 * e + 1}), {.batch_size = 8});
+      joined.fit(blobs(e, {2 * e, 2 * e + 1}), {.batch_size = 8});
+    }
+    auto const x = blobs(0, {0, 1}).train.read(torch::arange(24)).stored;
+    return torch::cat({means.scores(x).flatten(), joined.scores(x).flatten()});
+  };
+  CHECK(distance(run(Hoard{}), run(Reservoir{.capacity = 100})) < 1e-12);
 }
 
-}  // namespace
+TEST_CASE("accuracy over all classes grows with the memory") {
+  auto const accuracy = [](std::int64_t capacity) {
+    Learner learner{network(), Sgd{.lr = 0.1}, Replay{Reservoir{.capacity = capacity}}};
+    for (std::int64_t e = 0; e < 3; ++e) {
+      learner.fit(blobs(e, {2 * e, 2 * e + 1}, 60), {.epochs = 20, .batch_size = 10});
+    }
+    double right = 0;
+    for (std::int64_t e = 0; e < 3; ++e) {
+      auto const rows = blobs(e, {2 * e, 2 * e + 1}, 60).train.read(torch::arange(60));
+      right += learner.predict(rows.stored).eq(rows.y).sum().item<double>();
+    }
+    return right / 180;
+  };
+  auto const none = accuracy(0), few = accuracy(12), many = accuracy(100);
+  CHECK(few > none + 0.05);
+  CHECK(many > few + 0.02);
+  CHECK(many > 1 / 3. + 0.1);  // what the last experience alone is worth
+}
+
+TEST_CASE("property 49: permuted class ids with permuted head rows give permuted scores") {
+  each_strategy([](std::string const& name, auto strategy) {
+    INFO("strategy: ", name);
+    auto const order = torch::tensor({3, 0, 5, 1, 4, 2});  // the new id of each class
+    auto const run = [&](bool renamed) {
+      auto net = network();
+      if (renamed) {
+        torch::NoGradGuard no_grad;
+        for (auto& p : {net->parameters()[2], net->parameters()[3]}) {
+          p.copy_(p.clone().index_select(0, order.argsort()));
+        }
+      }
+      Learner learner{net, Sgd{.lr = 0.1}, strategy};
+      for (std::int64_t e = 0; e < 3; ++e) {
+        auto const rows = blobs(e, {2 * e, 2 * e + 1}).train.read(torch::arange(24));
+        auto const y = renamed ? order.index_select(0, rows.y) : rows.y;
+        learner.fit(make_experience(rows.stored, y, {}, e), {.batch_size = 8});
+      }
+      auto const x = blobs(0, {0, 1}).train.read(torch::arange(24)).stored;
+      return learner.scores(x);
+    };
+    CHECK(distance(run(true).index_select(1, order), run(false)) < 1e-6);
+  });
+}
+
+// ---- shards and separate forwards ----
 
 TEST_CASE("a step cut into three shards is the whole step to 1e-12, for every strategy here") {
   each_strategy([](std::string const& name, auto strategy) {
@@ -362,6 +423,22 @@ TEST_CASE("with BatchNorm a separate forward shows fresh rows to themselves alon
   check(ErAce{}, 1);
 }
 
+TEST_CASE("the draws of DER++ pass one after the other: BatchNorm sees x, x' and x''") {
+  auto net = normed(), by_hand = normed();
+  Learner learner{net, Sgd{.lr = 0}, with(DerPlusPlus{}, {{"forward", "separate"}})};
+  Watches steps{[&](Context const& c) {
+    auto const& s = learner.strategy<DerPlusPlus>();
+    by_hand->forward(c.fresh.stored);
+    if (s.dark.drawn.size() == 0) return;
+    by_hand->forward(s.dark.drawn.stored);
+    by_hand->forward(s.labelled.stored);
+  }};
+  learner.fit(blobs(0, {0, 1}), {.batch_size = 8}, steps);
+  for (std::size_t i = 0; i < net->buffers().size(); ++i) {
+    CHECK(net->buffers()[i].equal(by_hand->buffers()[i]));
+  }
+}
+
 TEST_CASE("labels replayed apart are supervised: path importance sees them, and not the error") {
   // g_task is the same whether the replayed rows share the forward pass or not.
   auto const run = [](std::string const& forward) {
@@ -375,6 +452,48 @@ TEST_CASE("labels replayed apart are supervised: path importance sees them, and 
 }
 
 // ---- dark replay ----
+
+TEST_CASE("rows of DER leave the weights of supervised rows alone, in either order") {
+  auto const losses = [](auto... strategies) {
+    Learner learner{network(), Sgd{.lr = 0}, strategies...};
+    Recorder seen;
+    learner.fit(blobs(1, {0, 1}), {.batch_size = 8}, seen);
+    return seen.loss;
+  };
+  for (std::string const weighting : {"joint", "fixed", "one_over_t"}) {
+    INFO("weighting: ", weighting);
+    auto const replay = with(Replay{}, {{"weighting", weighting}, {"new_weight", "0.2"}});
+    auto const alone = losses(replay), before = losses(Der{}, replay),
+               after = losses(replay, Der{});
+    for (std::size_t i = 0; i < alone.size(); ++i) {
+      CHECK(before[i] == doctest::Approx(alone[i]).epsilon(1e-12));
+      CHECK(after[i] == doctest::Approx(alone[i]).epsilon(1e-12));
+    }
+  }
+}
+
+TEST_CASE("a draw with fewer rows than shards still adds up, beside another penalty") {
+  for (std::string const forward : {"joint", "separate"}) {
+    auto const run = [&](std::int64_t shards) {
+      Learner learner{network(), Sgd{.lr = 0.1},
+                      with(DerPlusPlus{}, {{"batch", "1"}, {"forward", forward}}), Lwf{}};
+      learner.fit(blobs(0, {0, 1}), {.batch_size = 8});
+      std::vector<std::pair<std::string, double>> values;
+      Watches step{[&](Context const& c) {
+        for (auto const& p : c.penalties) values.emplace_back(p.first, p.second.item<double>());
+      }};
+      learner.fit(blobs(1, {2, 3}), {.iterations = 1, .batch_size = 9, .shards = shards}, step);
+      return values;
+    };
+    auto const whole = run(1), cut = run(3);
+    REQUIRE(whole.size() == 2);
+    REQUIRE(cut.size() == 2);
+    for (std::size_t i = 0; i < 2; ++i) {
+      CHECK(whole[i].first == cut[i].first);
+      CHECK(whole[i].second == doctest::Approx(cut[i].second).epsilon(1e-12));
+    }
+  }
+}
 
 TEST_CASE("without alpha the memory of DER still fills, logits included") {
   Learner learner{network(), Sgd{.lr = 0.1}, with(Der{}, {{"alpha", "0"}})};
@@ -594,6 +713,31 @@ TEST_CASE("the reference gradient is that of past experiences alone, under their
   check(Hoard{});
 }
 
+TEST_CASE("heads of the past take part in the steps that A-GEM projects, and in no other") {
+  struct Before {
+    Tensor gradient{};
+    void edit_gradient(Context& c) { gradient = c.gradient().clone(); }
+  };
+  auto net = headed();
+  Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.1}, Before{}, AGem{}};
+  learner.fit(blobs(0, {0, 1}, 24, 0), {.epochs = 3, .batch_size = 8});
+  auto const old_head = [&] { return net->named_parameters()["2.weight0"].detach().clone(); };
+  auto head = old_head();
+  std::int64_t projected = 0, left = 0;
+  Watches steps{[&](Context const& c) {
+    auto const& before = learner.strategy<Before>().gradient;
+    auto const touched = !const_cast<Context&>(c).gradient().equal(before);
+    CHECK(old_head().equal(head) == !touched);
+    head = old_head();
+    (touched ? projected : left) += 1;
+  }};
+  auto now = blobs(1, {0, 1}, 48, 1);
+  now.train.labels.narrow(0, 0, 24).copy_(1 - now.train.labels.narrow(0, 0, 24));
+  learner.fit(now, {.epochs = 3, .batch_size = 8}, steps);
+  CHECK(projected > 0);
+  CHECK(left > 0);
+}
+
 // ---- class means ----
 
 TEST_CASE("class means do not depend on the order of the rows or on how they are cut") {
@@ -634,6 +778,12 @@ TEST_CASE("class means: norms by hand, ties to the lowest class, and words when 
   CHECK(line.scores(torch::tensor({{6.0}}, float64)).argmax(1).item<std::int64_t>() == 0);
   CHECK_THROWS_WITH_AS(NearestMean{}.scores(x), doctest::Contains("there are none yet"), Error);
   CHECK_THROWS_WITH_AS(raw.add(x, torch::tensor({0})), doctest::Contains("features [n, d]"), Error);
+  CHECK_THROWS_WITH_AS(raw.add(x, torch::tensor({0, -1, 2})), doctest::Contains("negative class"),
+                       Error);
+  auto const wide = torch::ones({1, 3}, float64);
+  CHECK_THROWS_WITH_AS(raw.add(wide, torch::tensor({0})), doctest::Contains("have 2 columns"),
+                       Error);
+  CHECK_THROWS_WITH_AS(raw.scores(wide), doctest::Contains("have 2 columns"), Error);
 }
 
 TEST_CASE("class means of the data are those of eval-mode features over the whole experience") {

@@ -59,16 +59,19 @@ class CosineHeadImpl : public Head {
     return true;
   }
 
-  /// Points the row of `label` at the mean direction of its features [n, d], as long as the other
-  /// rows are on average ("imprinting").
+  /// Points the row of `label` at the mean of its features [n, d], as long as the other rows are on
+  /// average ("imprinting"). Give features of norm 1 for the mean direction.
   void imprint(std::int64_t label, Tensor const& features) {
     require(label >= 0 && label < classes(), "CosineHead: cannot imprint label ", label, " on ",
             classes(), " outputs; announce it first");
+    check_features(features, weight.size(1), "CosineHead");
+    require(features.size(0) > 0, "CosineHead: cannot imprint label ", label,
+            " without features; give at least one row");
     torch::NoGradGuard no_grad;
     auto const norms = weight.norm(2, 1);
     auto const others =
         classes() > 1 ? (norms.sum() - norms[label]) / (classes() - 1) : norms[label];
-    weight.detach()[label].copy_(directions(directions(features).mean(0, true))[0] * others);
+    weight.detach()[label].copy_(directions(features.mean(0, true))[0] * others);
   }
 
   std::int64_t classes() const { return weight.size(0); }

@@ -22,9 +22,12 @@ struct NearestMean {
             "class means: got features ", features.sizes(), " and classes ", classes.sizes(),
             "; give features [n, d] and classes [n]");
     if (features.size(0) == 0) return;
+    check_width(features);
+    require(classes.min().item<std::int64_t>() >= 0,
+            "class means: got a negative class; classes are numbered from 0");
     torch::NoGradGuard no_grad;
     auto const phi = prepared(features);
-    auto const y = classes.to(phi.device());
+    auto const y = classes.to(phi.device(), torch::kInt64);
     make_room(classes.max().item<std::int64_t>() + 1, phi);
     sums.index_add_(0, y, phi);
     counts.index_add_(0, y, torch::ones_like(y, phi.options()));
@@ -33,6 +36,7 @@ struct NearestMean {
   /// Scores [N, C] float64 of features [N, d]; C is the highest class seen + 1.
   Tensor scores(Tensor const& features) const {
     require(!empty(), "class means: there are none yet; add samples before asking for scores");
+    check_width(features);
     torch::NoGradGuard no_grad;
     constexpr std::int64_t by_difference = 2;  // the product form would cancel far from the origin
     auto const distance = at::cdist(prepared(features), means(), 2.0, by_difference);
@@ -61,6 +65,12 @@ struct NearestMean {
 
  private:
   static Tensor unit(Tensor const& v) { return v / v.norm(2, -1, true).clamp_min(1e-12); }
+
+  void check_width(Tensor const& features) const {
+    require(empty() || (features.dim() == 2 && features.size(1) == sums.size(1)),
+            "class means: got features ", features.sizes(), " but the means have ",
+            empty() ? 0 : sums.size(1), " columns; give features [n, d] of one width");
+  }
 
   Tensor prepared(Tensor const& features) const {
     auto const phi = features.to(torch::kFloat64);

@@ -14,10 +14,12 @@ inline namespace v0 {
 
 /// Draws one output row of a linear layer as a fresh `nn::Linear(d, C)` would have it, whatever C
 /// is: weights [d] and the bias [] (left out where undefined) uniform in (-1/sqrt(d), 1/sqrt(d)).
+/// They are float32 numbers in any type, so that a row does not depend on whether the module became
+/// float64 before or after.
 inline void fill_row(Tensor const& weight, Tensor const& bias, Generator generator) {
   auto const d = weight.numel();
   auto const bound = 1 / std::sqrt(static_cast<double>(d));
-  auto const draws = torch::empty({d + 1}, torch::kFloat64);
+  auto const draws = torch::empty({d + 1}, torch::kFloat32);
   fill_uniform(draws, -bound, bound, generator);
   torch::NoGradGuard no_grad;
   weight.copy_(draws.narrow(0, 0, d));

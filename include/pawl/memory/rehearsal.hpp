@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,13 +23,38 @@ enum class Forward {
   separate  ///< in a pass of their own: BatchNorm keeps them apart and moves its statistics twice
 };
 
+/// Rows that a memory gave, with both columns of labels, where the model is. Throws when a column
+/// is missing or of another length.
+inline Rows completed(Context const& c, Rows rows) {
+  if (!rows.y.defined()) rows.y = rows.labels;
+  if (!rows.y.defined() && !rows.stored.defined()) return {};
+  auto const n = rows.size();
+  for (auto const column : Rows::columns()) {
+    auto const& values = rows.*column;
+    auto const needed = column == &Rows::stored || column == &Rows::y;
+    require(values.defined() ? values.dim() > 0 && values.size(0) == n : !needed,
+            "the memory gave rows whose columns do not fit together; a draw must fill `stored` [n, "
+            "...] and `y` [n], and any other column with n values");
+  }
+  if (n == 0) return {};
+  auto const device = c.arena.device();
+  rows.labels = (rows.labels.defined() ? rows.labels : rows.y).to(torch::kCPU, torch::kInt64);
+  rows.labels = rows.labels.contiguous();
+  rows.y = rows.y.to(device, torch::kInt64);
+  rows.stored = rows.stored.to(device);
+  if (rows.logits.defined()) rows.logits = rows.logits.to(device);
+  return rows;
+}
+
 /// Rows that a memory gave, as a batch takes them.
 inline Rows replayed(Context const& c, Rows rows) {
-  if (rows.size() == 0) return {};
-  require(rows.stored.defined(), "the memory gave ", rows.size(),
-          " rows without `stored`; a draw must fill `stored` [n, ...] and `y` [n]");
-  if (!rows.labels.defined()) rows.labels = rows.y.cpu();
-  return without_own_tasks(c, std::move(rows));
+  return without_own_tasks(c, completed(c, std::move(rows)));
+}
+
+/// All rows of a memory. One that keeps them in its own way is asked for more than any can hold.
+inline Rows all_rows(Context const& c, AnyMemory& memory, Generator generator) {
+  if (memory.slots() != nullptr) return memory.contents();
+  return completed(c, memory.draw(std::numeric_limits<std::int64_t>::max(), generator));
 }
 
 /// Rows to replay in this step; `n` = 0 asks for as many as there are fresh ones. `stream` names
@@ -61,20 +87,24 @@ inline Rows draw_past(Context const& c, AnyMemory& memory, std::int64_t n, Gener
   return replayed(c, sampler(memory, n, generator, other_tasks(memory_task(c))));
 }
 
-/// Appends the present shard's share of rows that were drawn for the whole step; `weight` is that
-/// of each row in the supervised loss.
+/// The present shard's share of rows that were drawn for the whole step.
+inline Rows share(Context const& c, Rows const& drawn) {
+  auto const slice = c.slice(drawn.size());
+  return drawn.slice(slice.begin, slice.end);
+}
+
+/// Appends the present shard's share of a draw; `weight` is that of each row in the supervised
+/// loss.
 inline void append_share(Context const& c, Batch& batch, void const* owner, Rows const& drawn,
                          double weight = default_weight) {
-  if (drawn.size() == 0) return;
-  auto const slice = c.slice(drawn.size());
-  batch.append(owner, drawn.slice(slice.begin, slice.end), drawn.size(), weight);
+  batch.append(owner, share(c, drawn), drawn.size(), weight);
 }
 
 /// Logits [n, C] of rows in a pass of their own, in the mode of training and with a gradient;
 /// undefined without rows. `stream` names the sub-stream of its noise (dropout).
 inline Tensor forward_apart(Context const& c, Rows const& rows, std::string_view stream) {
   if (rows.size() == 0) return {};
-  NoiseScope noise(c.generator(stream).fork(c.shard));
+  NoiseScope noise(c.generator(stream).fork(c.shard), c.arena.device());
   auto const z = c.forward(c.inputs(rows.stored), rows.task);
   c.model.route(c.batch.task);
   return z;

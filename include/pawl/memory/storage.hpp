@@ -97,9 +97,10 @@ inline std::span<std::int64_t const> host_span(Tensor const& column) {
 /// `insert` of every memory of ours: plan on the host, then one copy per column.
 template <class M>
 void insert_planned(M& memory, Rows const& rows, Generator generator) {
-  if (rows.size() == 0) return;
+  if (!rows.stored.defined() && !rows.y.defined() && !rows.labels.defined()) return;
   // Checked before the plan, so that a refused insertion changes nothing.
   memory.slots.check(M::name, rows);
+  if (rows.size() == 0) return;
   auto const labels = rows.labels.contiguous();
   auto const tasks = rows.task.defined() ? rows.task.contiguous() : Tensor();
   memory.slots.write(rows, memory.place(host_span(labels), generator, host_span(tasks)));
@@ -107,7 +108,7 @@ void insert_planned(M& memory, Rows const& rows, Generator generator) {
 
 inline void Slots::check(char const* owner, Rows const& rows) const {
   auto const n = rows.size();
-  require(rows.stored.defined() && rows.labels.defined(), owner,
+  require(rows.stored.defined() && rows.y.defined() && rows.labels.defined(), owner,
           ": rows to insert need `stored` [n, ...], `y` [n], and `labels` [n] on the host");
   for (auto const column : Rows::columns()) {
     auto const& values = rows.*column;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -15,7 +16,7 @@ inline namespace v0 {
 ///   g <- g - min(g.r, 0) / max(r.r, eps) r
 /// Memory rows are not trained on. The memory is written during an experience and read in later
 /// ones; without rows of the past the gradient is not touched. With a head per task, the heads of
-/// the drawn rows take part in the step: an optimizer with momentum moves them even where k = 0.
+/// the drawn rows take part in a step that is projected, and in no other.
 ///
 /// State: the memory. Cost: one more forward and backward pass, over `batch` rows.
 struct AGem {
@@ -44,8 +45,10 @@ struct AGem {
     if (rows.size() == 0) return;
     std::vector<bool> used;
     auto const r = c.gradient_on(rows, reference_mode == Reference::train, &used);
-    project(c.gradient(), r);
-    c.arena.activate(used);
+    auto const k = project(c.gradient(), r);
+    // An idle head with a gradient of 0 would still be moved by momentum and decay. With one head
+    // there is none, and nothing waits for the device.
+    if (wakes(c.arena.active(), used) && k.item<double>() < 0) c.arena.activate(used);
   }
 
   void after_step(Context& c) {
@@ -54,10 +57,20 @@ struct AGem {
 
   void state(Archive& a) { a.part("memory", memory); }
 
-  /// g <- g - k r in place, on the device alone; g, r [P].
-  void project(Tensor const& g, Tensor const& r) const {
+  /// g <- g - k r in place, on the device alone; g, r [P]. Returns k [] = min(g.r, 0) / max(r.r,
+  /// eps).
+  Tensor project(Tensor const& g, Tensor const& r) const {
     auto const k = g.dot(r).clamp_max(0) / r.dot(r).clamp_min(eps);
     g.sub_(r * k);
+    return k;
+  }
+
+ private:
+  static bool wakes(std::vector<bool> const& active, std::vector<bool> const& used) {
+    for (std::size_t i = 0; i < used.size(); ++i) {
+      if (used[i] && !active[i]) return true;
+    }
+    return false;
   }
 };
 

@@ -15,41 +15,37 @@ inline namespace v0 {
 struct DarkKnowledge {
   // State: written by the calls.
   Rows drawn{};         ///< for the present step
-  Tensor compared{};    ///< [] number of stored logits in the draw
   Tensor first_pass{};  ///< [B, C] logits of the fresh rows, until they are inserted
 
   /// Draws for the step. `n` = 0: as many as fresh rows.
   void draw(Context& c, AnyMemory& memory, std::int64_t n) {
     drawn = draw_rows(c, memory, n, "draw.der");
-    if (drawn.size() == 0) return;
-    require(drawn.logits.defined(),
+    require(drawn.size() == 0 || drawn.logits.defined(),
             "der: the memory gave rows without logits; a memory of your own must keep the column "
             "`logits` of the rows it is given");
-    compared = drawn.logits.isnan().logical_not().sum().clamp_min(1);
   }
 
-  /// The shard's part of the mean over rows and logits of (z - stored)^2; z [n, C]. Stored logits
-  /// are NaN where the head was narrower then: neither they nor the columns added since count.
-  Tensor error(Tensor const& z, Tensor const& stored) const {
-    auto const width = std::min(stored.size(1), z.size(1));
+  /// Logits [n, C] of the shard's share of the draw, in the pass of the fresh rows: `owner`
+  /// appended it first. Undefined where the share is empty.
+  Tensor joint(Context const& c, void const* owner) const {
+    if (c.slice(drawn.size()).size() == 0) return {};
+    auto const& part = *c.batch.part(owner);
+    return c.logits.narrow(0, part.begin, part.size);
+  }
+
+  /// The same in a pass of its own.
+  Tensor apart(Context const& c) const { return forward_apart(c, share(c, drawn), "model.der"); }
+
+  /// The shard's part of the mean over rows and logits of (z - stored)^2. Stored logits are NaN
+  /// where the head was narrower then: neither they nor the columns added since count.
+  Tensor error(Context const& c, Tensor const& z) const {
+    if (!z.defined()) return torch::zeros({}, c.logits.options());
+    auto const width = std::min(drawn.logits.size(1), z.size(1));
+    auto const compared = drawn.logits.narrow(1, 0, width).isnan().logical_not().sum();
     auto const now = z.narrow(1, 0, width);
-    auto const then = stored.narrow(1, 0, width);
-    return (now - torch::where(then.isnan(), now.detach(), then)).square().sum() / compared;
-  }
-
-  /// The error of the rows that the owner appended first, or of the same rows in a pass of their
-  /// own. Undefined when none were drawn.
-  Tensor penalty(Context& c, void const* owner, Forward forward) const {
-    if (drawn.size() == 0) return {};
-    if (forward == Forward::joint) {
-      auto const* part = c.batch.part(owner);
-      if (part == nullptr) return {};  // an empty slice
-      return error(c.logits.narrow(0, part->begin, part->size), part->rows.logits);
-    }
-    auto const slice = c.slice(drawn.size());
-    auto const rows = drawn.slice(slice.begin, slice.end);
-    auto const z = forward_apart(c, rows, "model.der");
-    return z.defined() ? error(z, rows.logits) : Tensor{};
+    auto const then = share(c, drawn).logits.narrow(1, 0, width);
+    auto const difference = now - torch::where(then.isnan(), now.detach(), then);
+    return difference.square().sum() / compared.clamp_min(1);
   }
 
   void after_step(Context& c, AnyMemory& memory) {
@@ -92,17 +88,14 @@ struct Der {
   Batch extend(Context& c, Batch b) {
     if (alpha == 0) return b;
     if (c.shard == 0) dark.draw(c, memory, batch);
-    if (forward == Forward::joint && dark.drawn.size() > 0) {
-      b.parts.front().weight = 1 / static_cast<double>(c.fresh.size());
-      append_share(c, b, this, dark.drawn, 0);
-    }
+    if (forward == Forward::joint) append_share(c, b, this, dark.drawn, 0);
     return b;
   }
 
   Tensor penalty(Context& c) {
-    if (alpha == 0) return {};
-    auto const value = dark.penalty(c, this, forward);
-    return value.defined() ? value * alpha : value;
+    if (alpha == 0 || dark.drawn.size() == 0) return {};
+    auto const z = forward == Forward::joint ? dark.joint(c, this) : dark.apart(c);
+    return dark.error(c, z) * alpha;
   }
 
   void after_step(Context& c) { dark.after_step(c, memory); }
@@ -147,9 +140,6 @@ struct DerPlusPlus {
   Batch extend(Context& c, Batch b) {
     if (c.shard == 0) draw(c);
     if (forward == Forward::separate) return b;
-    if (dark.drawn.size() + labelled.size() > 0) {
-      b.parts.front().weight = 1 / static_cast<double>(c.fresh.size());
-    }
     append_share(c, b, this, dark.drawn, shared() ? row_weight(dark.drawn) : 0);
     append_share(c, b, this, labelled, row_weight(labelled));
     return b;
@@ -157,19 +147,18 @@ struct DerPlusPlus {
 
   Tensor loss(Context& c) {
     auto const fresh = c.weighted_cross_entropy();
+    if (forward == Forward::joint) return fresh;
+    // In the order of the formula, because every pass moves the statistics of BatchNorm.
+    apart = dark.apart(c);
     auto const& rows = shared() ? dark.drawn : labelled;
-    if (forward == Forward::joint || rows.size() == 0) return fresh;
-    apart = forward_apart(c, share(c, rows), "model.derpp.labels");
-    return apart.defined() ? fresh + cross_entropy(c, share(c, rows)) : fresh;
+    auto const z = shared() ? apart : forward_apart(c, share(c, rows), "model.derpp.labels");
+    return z.defined() ? fresh + cross_entropy(c, z, rows) : fresh;
   }
 
   Tensor penalty(Context& c) {
-    if (alpha == 0) return {};
-    auto const reuse = forward == Forward::separate && shared() && apart.defined();
-    auto const value = reuse
-                           ? dark.error(std::exchange(apart, Tensor{}), share(c, dark.drawn).logits)
-                           : dark.penalty(c, this, forward);
-    return value.defined() ? value * alpha : value;
+    if (alpha == 0 || dark.drawn.size() == 0) return {};
+    auto const z = forward == Forward::joint ? dark.joint(c, this) : std::exchange(apart, {});
+    return dark.error(c, z) * alpha;
   }
 
   void after_step(Context& c) {
@@ -185,7 +174,7 @@ struct DerPlusPlus {
   // State: written by the hooks.
   DarkKnowledge dark{};
   Rows labelled{};  ///< drawn for the labels, in this step
-  Tensor apart{};   ///< [n, C] logits of this shard's labelled rows, of forward = separate
+  Tensor apart{};   ///< [n, C] logits of this shard's dark rows, of forward = separate
 
  private:
   bool shared() const { return draws == Draws::one && beta > 0; }
@@ -199,16 +188,11 @@ struct DerPlusPlus {
 
   double row_weight(Rows const& rows) const { return beta / static_cast<double>(rows.size()); }
 
-  static Rows share(Context const& c, Rows const& rows) {
-    auto const slice = c.slice(rows.size());
-    return rows.slice(slice.begin, slice.end);
-  }
-
-  Tensor cross_entropy(Context const& c, Rows const& rows) const {
-    auto const z = c.active_logits(apart, rows.labels, rows.task, 0);
-    auto const m = shared() ? dark.drawn.size() : labelled.size();
-    return at::cross_entropy_loss(z, rows.y, {}, at::Reduction::Sum) *
-           (beta / static_cast<double>(m));
+  /// The shard's part of the labelled term, from the logits of its share of `rows`.
+  Tensor cross_entropy(Context const& c, Tensor const& logits, Rows const& rows) const {
+    auto const own = share(c, rows);
+    auto const z = c.active_logits(logits, own.labels, own.task, 0);
+    return at::cross_entropy_loss(z, own.y, {}, at::Reduction::Sum) * row_weight(rows);
   }
 };
 

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "../memory/catalogue.hpp"
 #include "../memory/rehearsal.hpp"
@@ -46,7 +48,10 @@ struct ErAce {
   }
 
   Batch extend(Context& c, Batch b) {
-    if (c.shard == 0) drawn = plain(c) ? Rows{} : draw_rows(c, memory, batch, "draw.er_ace");
+    if (c.shard == 0) {
+      drawn = plain(c) ? Rows{} : draw_rows(c, memory, batch, "draw.er_ace");
+      note_replayed();
+    }
     if (forward == Forward::joint) append_share(c, b, this, drawn);
     return b;
   }
@@ -54,7 +59,8 @@ struct ErAce {
   Tensor loss(Context& c) {
     if (plain(c)) return c.weighted_cross_entropy();
     auto const count = c.logits.size(1);
-    auto const known = column_mask(seen == Seen::met ? c.met : c.seen, count);
+    auto const known = column_mask(seen == Seen::met ? c.met : c.seen, count)
+                           .logical_or_(column_mask(replayed, count));
     auto allowed = torch::zeros({count}, torch::kBool);
     allowed.index_fill_(0, c.fresh.labels, true);
     if (keep_unseen) allowed.logical_or_(known.logical_not());
@@ -75,13 +81,26 @@ struct ErAce {
     if (last_pass(c)) remember(c, memory, c.fresh, "memory.er_ace");
   }
 
-  void state(Archive& a) { a.part("memory", memory); }
+  void state(Archive& a) {
+    a.part("memory", memory);
+    a("replayed", replayed);
+  }
 
   // State: written by the hooks.
-  Rows drawn{};  ///< for the present step
+  Rows drawn{};                          ///< for the present step
+  std::vector<std::int64_t> replayed{};  ///< labels that draws have had so far, ascending
 
  private:
   bool plain(Context const& c) const { return from_second && c.old_classes.empty(); }
+
+  /// A replayed row has occurred in a batch too. This matters for a memory that was filled
+  /// elsewhere.
+  void note_replayed() {
+    for (auto const label : host_span(drawn.labels)) {
+      auto const at = std::lower_bound(replayed.begin(), replayed.end(), label);
+      if (at == replayed.end() || *at != label) replayed.insert(at, label);
+    }
+  }
 
   /// Sum over rows of the CE over the open columns.
   static Tensor sum(Context const& c, Tensor const& z, Tensor const& y, Tensor const& open) {
@@ -91,8 +110,7 @@ struct ErAce {
   }
 
   Tensor replayed_apart(Context& c, Tensor const& open) const {
-    auto const slice = c.slice(drawn.size());
-    auto const rows = drawn.slice(slice.begin, slice.end);
+    auto const rows = share(c, drawn);
     if (rows.size() == 0) return torch::zeros({}, c.logits.options());
     auto const z = forward_apart(c, rows, "model.er_ace");
     return sum(c, z, rows.y, open) / static_cast<double>(drawn.size());

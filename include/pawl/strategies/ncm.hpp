@@ -1,8 +1,7 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <limits>
-#include <utility>
 
 #include "../heads/nearest_mean.hpp"
 #include "../memory/catalogue.hpp"
@@ -90,7 +89,7 @@ struct Ncm {
     auto const sum = c.weights().sum(torch::kFloat64).item<double>();
     if ((taken_at == c.total_steps && weights_then == sum) || memory.empty()) return;
     means.clear();
-    auto const rows = memory.contents();
+    auto const rows = all_rows(c, memory, c.run_generator("draw.ncm"));
     constexpr std::int64_t chunk = 1000;
     for (std::int64_t begin = 0; begin < rows.size(); begin += chunk) {
       add(c, rows.slice(begin, std::min(begin + chunk, rows.size())));

@@ -69,9 +69,10 @@ struct Replay {
             "weighting = joint, or mix = step");
   }
 
-  Dataset enlarge(Context&, Dataset data) {
+  Dataset enlarge(Context& c, Dataset data) {
     if (mix == Mix::step || memory.empty()) return data;
-    auto const rows = memory.contents();
+    auto const rows = all_rows(c, memory, c.seed.generator("draw.replay", c.index));
+    if (rows.size() == 0) return data;
     auto held = whole(resident(rows.stored, rows.labels, "memory"), data.normalise);
     if (data.tasks.defined()) held.tasks = rows.task;
     auto const times = std::max<std::int64_t>(data.size() / held.size(), 1);
@@ -81,8 +82,7 @@ struct Replay {
 
   Batch extend(Context& c, Batch b) {
     auto const a = share_of_fresh(c);
-    if (mix == Mix::dataset || a == 1) return b;
-    if (c.shard == 0) drawn = choose(c);
+    if (c.shard == 0) drawn = mix == Mix::dataset || a == 1 ? Rows{} : choose(c);
     auto const m = drawn.size();
     if (m == 0) return b;
     if (weighting == Weighting::joint) {
