@@ -351,41 +351,6 @@ TEST_CASE("a run that is killed in the middle of an experience continues bit for
   CHECK(resumed.context().total_steps == learner.context().total_steps);
 }
 
-TEST_CASE("a checkpoint that is altered, cut or of another composition is refused in a sentence") {
-  auto const path = scratch("damage.safetensors");
-  Learner learner{network(), Sgd{.momentum = 0.9}, Pull{}};
-  learner.fit(blobs(), {.batch_size = 20});
-  learner.save(path);
-  std::ifstream file(path, std::ios::binary);
-  std::string const whole((std::istreambuf_iterator<char>(file)), {});
-
-  auto const load_of = [&](std::string const& bytes) {
-    std::ofstream(path, std::ios::binary) << bytes;
-    Learner other{network(), Sgd{.momentum = 0.9}, Pull{}};
-    return message_of([&] { other.load(path); });
-  };
-  CHECK(load_of(whole) == "");
-  for (std::size_t at = 0; at < whole.size(); at += 7) {
-    auto flipped = whole;
-    flipped[at] = static_cast<char>(flipped[at] ^ 4);
-    INFO("flipped bit in byte ", at);
-    CHECK(contains(load_of(flipped), "truncated or altered"));
-  }
-  for (std::size_t const length :
-       {std::size_t{0}, std::size_t{5}, whole.size() / 2, whole.size() - 1}) {
-    CHECK(contains(load_of(whole.substr(0, length)), "truncated or altered"));
-  }
-  CHECK(contains(load_of(whole + "x"), "truncated or altered"));
-
-  std::ofstream(path, std::ios::binary) << whole;
-  Learner other{network(), Adam{}, Pull{}};
-  CHECK(contains(message_of([&] { other.load(path); }), "build the same composition first"));
-  Learner wider{network(5), Sgd{.momentum = 0.9}, Pull{}};
-  CHECK(contains(message_of([&] { wider.load(path); }), "does not fit this model"));
-  CHECK(contains(message_of([&] { learner.load(scratch("none")); }), "cannot open"));
-  CHECK(contains(message_of([&] { learner.save("/nonexistent/folder/x"); }), "cannot create"));
-}
-
 TEST_CASE("typed and run-time compositions train to the same bits and exchange checkpoints") {
   auto const path = scratch("exchange.safetensors");
   auto const experience = blobs();

@@ -1,0 +1,36 @@
+# cmake -DSOURCE=case.cpp -P check.cmake -- COMMAND...: runs the command that compiles a case, and fails unless
+# the compiler says every sentence after `// expect: `, or accepts a case with the line `// compiles`.
+
+cmake_minimum_required(VERSION 3.24)
+
+set(command "")
+set(found FALSE)
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  if(found)
+    list(APPEND command "${CMAKE_ARGV${i}}")
+  elseif("${CMAKE_ARGV${i}}" STREQUAL "--")
+    set(found TRUE)
+  endif()
+endforeach()
+
+execute_process(COMMAND ${command} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+file(STRINGS "${SOURCE}" sentences REGEX "^// expect: ")
+if(NOT sentences)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "pawl: ${SOURCE} must compile, but the compiler said:\n${output}")
+  endif()
+  return()
+endif()
+if(result EQUAL 0)
+  message(FATAL_ERROR "pawl: ${SOURCE} must not compile, but does")
+endif()
+foreach(sentence IN LISTS sentences)
+  # As a regular expression, in which compilers may escape what is no plain character.
+  string(REGEX REPLACE "^// expect: *" "" sentence "${sentence}")
+  string(STRIP "${sentence}" sentence)
+  string(REGEX REPLACE "[^A-Za-z0-9 :',_-]+" "[^\n]*" pattern "${sentence}")
+  if(NOT output MATCHES "${pattern}")
+    message(FATAL_ERROR "pawl: the compiler does not say '${sentence}' of ${SOURCE}, but:\n${output}")
+  endif()
+endforeach()
