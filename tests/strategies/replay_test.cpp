@@ -823,6 +823,22 @@ TEST_CASE("class means of a memory follow a roll-back of the weights") {
   CHECK(learner.scores(x).equal(before));
 }
 
+TEST_CASE("a learner that was loaded takes class means of inputs as they were normalised") {
+  auto const path = std::filesystem::temp_directory_path() / "pawl_ncm_loaded.safetensors";
+  auto data = blobs(0, {0, 1});
+  auto const x = data.train.read(torch::arange(24)).stored;
+  for (auto* set : {&data.train, &data.test}) {
+    set->normalise = {.scale = 0.5, .mean = {1, 2, 3, 4}, .deviation = {1, 2, 1, 2}};
+  }
+  auto const ncm = with(Ncm{}, {{"source", "memory"}});
+  Learner learner{network(), Sgd{.lr = 0.1}, ncm}, loaded{network(), Sgd{.lr = 0.1}, ncm};
+  learner.fit(data, {.batch_size = 8});
+  learner.save(path);  // before anything asked for means
+  loaded.load(path);
+  CHECK(loaded.scores(x).equal(learner.scores(x)));
+  std::filesystem::remove(path);
+}
+
 TEST_CASE("class means ask for features, and for one head") {
   struct PlainImpl : nn::Module {
     PlainImpl() : layer(register_module("layer", nn::Linear(4, 2))) {}

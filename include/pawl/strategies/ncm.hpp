@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "../heads/nearest_mean.hpp"
 #include "../memory/catalogue.hpp"
@@ -40,6 +42,7 @@ struct Ncm {
             "ncm needs the features of the model; give it a member  Tensor features(Tensor x)");
     require(!c.model.per_task(),
             "ncm compares all classes and cannot use a head per task; use a linear head");
+    to_inputs = c.train.normalise;
   }
 
   void after_step(Context& c) {
@@ -66,14 +69,26 @@ struct Ncm {
     a.part("means", means);
     a("taken_at", taken_at);
     a("weights_then", weights_then);
+    a("scale", to_inputs.scale);
+    numbers(a, "mean", to_inputs.mean);
+    numbers(a, "deviation", to_inputs.deviation);
   }
 
   // State: written by the hooks.
   NearestMean means{};
   std::int64_t taken_at = -1;  ///< step of the run, of means of the memory
   double weights_then = 0;     ///< sum of the weights then; tells a roll-back
+  Normalise to_inputs{};       ///< of the data; a learner that was loaded has no data yet
 
  private:
+  static void numbers(Archive& a, std::string const& name, std::vector<double>& values) {
+    auto tensor = torch::tensor(values, torch::kFloat64);
+    a(name, tensor);
+    if (!a.loading()) return;
+    tensor = tensor.cpu().contiguous();
+    values.assign(tensor.data_ptr<double>(), tensor.data_ptr<double>() + tensor.numel());
+  }
+
   static Tensor features(Context& c, Tensor const& x) {
     torch::NoGradGuard no_grad;
     ModeScope mode(*c.model.module, false);
@@ -82,7 +97,8 @@ struct Ncm {
 
   void add(Context& c, Rows const& rows) {
     means.normalise = normalise, means.cosine = cosine;
-    means.add(features(c, c.inputs(rows.stored)), rows.labels);
+    auto const x = to_inputs(rows.stored.to(c.arena.device()), c.arena.dtype());
+    means.add(features(c, x), rows.labels);
   }
 
   void refresh(Context& c) {
