@@ -36,7 +36,54 @@ pawl::Mlp mlp(pawl::InitScheme scheme, std::uint64_t seed = 1) {
                    pawl::Seed{seed});
 }
 
+/// A module of the user's own, with BatchNorm and a member that tells features.
+struct OwnImpl : nn::Module {
+  OwnImpl() {
+    register_module("convolution", convolution);
+    register_module("norm", norm);
+    register_module("head", head);
+    pawl::initialise(*this, {}, pawl::Seed{3});
+  }
+  Tensor features(Tensor const& x) { return norm(convolution(x)).relu().flatten(1); }
+  Tensor forward(Tensor const& x) { return head(features(x)); }
+  nn::Conv2d convolution{nn::Conv2dOptions(1, 2, 3).padding(1)};
+  nn::BatchNorm2d norm{2};
+  nn::Linear head{2 * 16, 3};
+};
+TORCH_MODULE(Own);
+
 }  // namespace
+
+TEST_CASE("a module of one's own trains as a holder, as a pointer and behind a model alike") {
+  auto const x = values({24, 1, 4, 4});
+  auto const experience = pawl::make_experience(x, torch::arange(24) % 3);
+  auto const train = [&](auto module) {
+    pawl::Learner learner{module, pawl::Sgd{.lr = .1, .momentum = .9}};
+    learner.fit(experience, {.epochs = 3, .batch_size = 8});
+    CHECK(learner.context().model.features(x).sizes() == torch::IntArrayRef{24, 32});
+    return learner.scores(x);
+  };
+  Own holder, hand;
+  auto const scores = train(holder);
+  CHECK(torch::equal(train(std::make_shared<OwnImpl>()), scores));
+  CHECK(torch::equal(train(pawl::Model(Own())), scores));
+  CHECK(holder->norm->running_mean.abs().sum().item<double>() > 0);
+  CHECK(holder->is_training());
+
+  // By hand: the same batches, in order.
+  Own given;
+  pawl::Learner learner{given, pawl::Sgd{.lr = .1}};
+  learner.fit(experience, {.batch_size = 8, .shuffle = false});
+  for (std::int64_t begin = 0; begin < 24; begin += 8) {
+    hand->zero_grad();
+    auto const y = experience.train.labels.slice(0, begin, begin + 8);
+    at::cross_entropy_loss(hand->forward(x.slice(0, begin, begin + 8)), y).backward();
+    torch::NoGradGuard no_grad;
+    for (auto& p : hand->parameters()) p.add_(p.grad(), -.1);
+  }
+  hand->eval();
+  CHECK(torch::equal(learner.scores(x), hand->forward(x)));
+}
 
 TEST_CASE("every model maps rows to features and logits of the right shape") {
   struct Expected {
@@ -67,6 +114,9 @@ TEST_CASE("models have the published numbers of parameters") {
   CHECK(parameter_count(*pawl::Mlp(784, 10, pawl::MlpOptions{.hidden = {400, 400}})) ==
         784 * 400 + 400 + 400 * 400 + 400 + 400 * 10 + 10);
   CHECK(parameter_count(*pawl::SlimResNet18(3, 100)) == 1109240);
+  CHECK(parameter_count(*pawl::SlimResNet18(1, 10)) == 1109240 - 90 * 161 - 2 * 9 * 20);
+  CHECK(parameter_count(*pawl::SmallCnn(std::vector<std::int64_t>{1, 28, 28}, 10)) ==
+        (25 + 1) * 32 + (32 * 25 + 1) * 64 + (64 * 7 * 7 + 1) * 128 + 129 * 10);
   CHECK(
       parameter_count(*pawl::Mlp(784, 10, pawl::MlpOptions{.hidden = {100}, .batch_norm = true})) ==
       784 * 100 + 2 * 100 + 100 * 10 + 2 * 10);
