@@ -19,8 +19,15 @@ Parsed parse(Arguments const& arguments, std::vector<std::string> const& switche
     } else if (auto const equals = argument.find('='); equals != std::string::npos) {
       parsed.assignments.push_back({argument.substr(2, equals - 2), argument.substr(equals + 1)});
     } else {
-      auto const key = argument.substr(2);
-      auto const is_switch = std::find(switches.begin(), switches.end(), key) != switches.end();
+      auto key = argument.substr(2);
+      auto const same = [&](std::string const& other) {
+        return std::equal(key.begin(), key.end(), other.begin(), other.end(), [](char k, char o) {
+          return (k == '_' ? '-' : k) == (o == '_' ? '-' : o);
+        });
+      };
+      auto const found = std::find_if(switches.begin(), switches.end(), same);
+      auto const is_switch = found != switches.end();
+      if (is_switch) key = *found;
       auto const last = i + 1 == arguments.size() || arguments[i + 1].rfind("--", 0) == 0;
       if (is_switch || last) {
         parsed.assignments.push_back({key, "true", "", false});

@@ -63,8 +63,9 @@ void add_names(std::vector<Knob>& all, Config& c) {
                  {.name = "strategies",
                   .kind = pawl::Option::Kind::component,
                   .values = "comma-separated: " + known,
-                  .help = "what keeps the model from forgetting, in order; naive: nothing; joint, "
-                          "cumulative: train on the data of all experiences, or of all so far",
+                  .help = "what keeps the model from forgetting, in order; naive: nothing; joint: "
+                          "trained once on all data; cumulative, from_scratch: on all data so far, "
+                          "going on or with new weights",
                   .choices = strategies,
                   .get = [&c] { return c.strategy_text(); },
                   .set = [&c](std::string const& names) { c.set_strategies(names); }}});
@@ -87,9 +88,10 @@ void add_names(std::vector<Knob>& all, Config& c) {
 
 std::vector<std::string> spellings(std::vector<Knob> const& all) {
   std::vector<std::string> names{"strategy", "stream", "optimizer", "model",
-                                 "config",   "force",  "help"};
+                                 "config",   "force",  "help",      "print_config"};
   for (auto const& knob : all) {
     names.push_back(knob.flag().substr(2));
+    names.push_back(knob.path());
     auto const bare =
         knob.section == "stream" || knob.section == "training" || knob.section == "optimizer";
     if (bare && knob.option.name != "name") names.push_back(knob.option.name);
@@ -104,15 +106,17 @@ std::vector<std::string> spellings(std::vector<Knob> const& all) {
   auto const near = pawl::nearest_name(key, spellings(all));
   text += near.empty() ? "; see pawl-bench run --help"
                        : "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
-  auto const prefix = key.substr(0, key.find('.'));
+  auto const inner = key.substr(key.rfind(strategy_section, 0) == 0 ? strategy_section.size() : 0);
+  auto const prefix = inner.substr(0, inner.find('.'));
+  auto const name = prefix.substr(0, prefix.find_last_not_of("0123456789") + 1);
   auto const strategies = pawl::strategy_names();
-  if (key != prefix &&
-      std::find(strategies.begin(), strategies.end(), prefix) != strategies.end()) {
-    bool listed = false;
-    for (auto const& knob : all) listed = listed || knob.section == strategy_section + prefix;
-    if (!listed)
-      text = "--" + key + where + " is for the strategy '" + prefix +
-             "', which this run does not use; add it to --strategy";
+  auto const known = std::find(strategies.begin(), strategies.end(), name) != strategies.end();
+  auto const listed = std::any_of(all.begin(), all.end(), [&](Knob const& knob) {
+    return knob.section == strategy_section + prefix;
+  });
+  if (inner != prefix && known && !listed) {
+    text = (a.origin.empty() ? "--" : "the key ") + a.key + where + " is for the strategy '" +
+           prefix + "', which this run does not use; add " + name + " to --strategy";
   }
   throw UsageError(text);
 }
@@ -121,7 +125,8 @@ std::vector<std::string> spellings(std::vector<Knob> const& all) {
 
 void RunOptions::describe(pawl::Options& o) {
   o("seeds", seeds, pawl::between(1, 1e6), "number of runs, each with a seed of its own");
-  o("first_seed", first_seed, pawl::at_least(0), "seed of the first run; the next has one more");
+  o("first_seed", first_seed, pawl::between(0, 1e15),
+    "seed of the first run; the next has one more");
   o("stream_seed", stream_seed, pawl::at_least(-1),
     "fixes class order, permutations, angles and subsets for all runs; -1: each run has its own");
   o("init_seed", init_seed, pawl::at_least(-1),
@@ -130,6 +135,9 @@ void RunOptions::describe(pawl::Options& o) {
   o("device", device, "cpu, cuda or cuda:N");
   o("data", data, "folder of the data sets; empty: PAWL_DATA, else data");
   o("out", out, "file for the results, one JSON object per line; empty: none");
+  o("epochs_per_experience", epochs_per_experience, pawl::at_least(1),
+    "epochs of experience 0, 1, ... instead of the same for all (the last one goes on); empty: see "
+    "epochs");
   o("evaluate", evaluate, {"each", "final"},
     "measure after each experience, or after the last one");
   o("trace_penalties", trace_penalties,
@@ -221,13 +229,17 @@ void configure(Config& config, std::vector<Assignment> const& assignments) {
   std::vector<bool> done(assignments.size(), false);
   std::vector<std::string>
       exchanged;  // parts that a flag replaced: options of the old one in the file go with it
-  // Components first, outer before inner: choosing one brings its options, with their defaults.
-  for (bool again = true; again;) {
+  // Components first, all of the outer ones before the inner ones: choosing one brings its options,
+  // with their defaults.
+  bool inner = false;
+  for (bool again = true; again || !inner;) {
+    inner = inner || !again;
     again = false;
     auto const all = knobs(config);
     for (std::size_t i = 0; i < assignments.size() && !again; ++i) {
       auto const* knob = done[i] ? nullptr : find_knob(all, assignments[i].key);
       if (knob == nullptr || knob->option.kind != pawl::Option::Kind::component) continue;
+      if (!inner && knob->section.rfind(strategy_section, 0) == 0) continue;
       if (!assignments[i].given)
         throw UsageError(knob->flag() + " needs a name: " + knob->option.values);
       auto const before = knob->option.get();

@@ -21,7 +21,8 @@ class UsageError : public std::runtime_error {
 };
 
 /// A learner of its own kind: no strategy, but another stream.
-inline std::vector<std::string> const reference_names{"naive", "joint", "cumulative"};
+inline std::vector<std::string> const reference_names{"naive", "joint", "cumulative",
+                                                      "from_scratch"};
 
 enum class Evaluate { each, final_only };
 enum class Format { table, json, csv };
@@ -36,6 +37,7 @@ struct RunOptions {
   std::string device = "cpu";
   std::string data;
   std::string out;
+  std::vector<std::int64_t> epochs_per_experience;
   Evaluate evaluate = Evaluate::each;
   bool trace_penalties = false;
   Format format = Format::table;

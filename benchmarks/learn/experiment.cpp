@@ -28,11 +28,14 @@ double seconds_since(Clock::time_point start) {
 /// Sums of losses on the device, read once at the end of an experience.
 struct Losses {
   void step(pawl::Context const& c) {
-    if (interrupted()) throw Interrupted{};
     torch::NoGradGuard no_grad;
     add(sum, c.task_loss);
     last = c.task_loss;
-    for (auto const& [name, value] : c.penalties) add(penalties[name], value.detach());
+    std::map<std::string, int> count;
+    for (auto const& [name, value] : c.penalties) {
+      auto const number = ++count[name];
+      add(penalties[number == 1 ? name : name + std::to_string(number)], value.detach());
+    }
     ++steps;
     samples += c.fresh.size();
   }
@@ -106,12 +109,25 @@ Streams streams_of(Config const& config, pawl::TrainTest const& data, std::int64
   return {config.stream.build(data, stream_seed), own.build(data, stream_seed)};
 }
 
+/// The same model, whose every pass first asks whether the user wants to stop: in a step, in an
+/// evaluation, and where a strategy runs over the data at the end of an experience.
+pawl::Model interruptible(pawl::Model model) {
+  for (auto* pass : {&model.forward, &model.features}) {
+    if (!*pass) continue;
+    *pass = [inner = *pass](torch::Tensor const& x) {
+      if (interrupted()) throw Interrupted{};
+      return inner(x);
+    };
+  }
+  return model;
+}
+
 pawl::Model model_of(Config const& config, pawl::Stream const& test, std::int64_t seed) {
   auto const tasks = test.scenario == pawl::Scenario::task ? test.size() : 0;
   auto model = config.model.build(test[0].train.source->shape, test.outputs, tasks,
                                   fixed(config.run.init_seed, seed));
   model.module->to(device_of(config.run.device));
-  return model;
+  return interruptible(std::move(model));
 }
 
 /// b_j; empty where the model has no outputs yet (growing heads).
@@ -130,6 +146,15 @@ std::vector<double> untrained_accuracy(pawl::Model const& model, pawl::Stream co
     return {};  // a head that grows has no outputs at all
   }
   return pawl::evaluate(learner, test, options).accuracy;
+}
+
+/// How the e-th experience is trained; the parts of an online stream count as the experience they
+/// come from.
+pawl::Training training_of(Config const& config, std::size_t e) {
+  auto training = config.training;
+  auto const& epochs = config.run.epochs_per_experience;
+  if (!epochs.empty()) training.epochs = epochs[std::min(e, epochs.size() - 1)];
+  return training;
 }
 
 std::int64_t peak_bytes() {
@@ -221,18 +246,26 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
   timed(result.evaluate_seconds,
         [&] { result.untrained = untrained_accuracy(model, streams.test, config.evaluation); });
   if (!result.untrained.empty()) matrix.untrained(result.untrained);
-  pawl::AnyLearner learner{model, config.optimizer, list_of(config)};
-  learner.seed({static_cast<std::uint64_t>(seed)});
+  auto const fresh = [&](pawl::Model const& start_model) {
+    pawl::AnyLearner learner{start_model, config.optimizer, list_of(config)};
+    learner.seed({static_cast<std::uint64_t>(seed)});
+    return learner;
+  };
+  auto learner = fresh(model);
   auto const points = pawl::evaluation_points(streams.train);
   TracedLosses losses;
   ExperienceResult one{.seed = seed};
   for (auto const& experience : streams.train) {
     pawl::Progress progress{label};
+    if (config.reference == "from_scratch" && experience.index > 0) {
+      learner = fresh(model_of(config, streams.test, seed));
+    }
+    auto const training = training_of(config, result.matrix.size());
     timed(one.train_seconds, [&] {
       if (config.run.trace_penalties) {
-        learner.fit(experience, config.training, losses, progress);
+        learner.fit(experience, training, losses, progress);
       } else {
-        learner.fit(experience, config.training, static_cast<Losses&>(losses), progress);
+        learner.fit(experience, training, static_cast<Losses&>(losses), progress);
       }
     });
     if (!std::binary_search(points.begin(), points.end(), experience.index)) continue;

@@ -17,11 +17,11 @@
 
 namespace bench {
 
-/// Thrown between two steps after Ctrl-C.
+/// Thrown before the next pass through the model after Ctrl-C.
 struct Interrupted : std::exception {};
 
-/// Lets Ctrl-C (and a polite kill) end the run between two steps; a second one ends the program at
-/// once.
+/// Lets Ctrl-C (and a polite kill) end the run at the next pass through the model; a second one
+/// ends the program at once.
 void catch_interrupts();
 bool interrupted();
 

@@ -93,6 +93,11 @@ Family strategies() {
   family.entries.push_back(
       {"joint", "train once on the data of all experiences, the upper reference", "", {}});
   family.entries.push_back({"cumulative", "train on the data of all experiences so far", "", {}});
+  family.entries.push_back({"from_scratch",
+                            "train new weights on the data of all experiences so far, the upper "
+                            "reference after each experience",
+                            "",
+                            {}});
   return family;
 }
 

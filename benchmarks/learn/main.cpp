@@ -1,13 +1,16 @@
 // pawl-bench: compares continual-learning strategies from the shell.
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "commands.hpp"
 
 #include <malloc.h>
+#include <unistd.h>
 
 namespace {
 
@@ -47,9 +50,17 @@ int dispatch(bench::Arguments arguments) {
       pawl::suggestion(command, {"run", "quickstart", "reproduce", "list", "help"}));
 }
 
-std::string first_line(std::string text) {
+/// One sentence on standard error, over a line of progress that may still stand there.
+void complain(std::string text) {
   if (text.rfind("pawl: ", 0) == 0) text.erase(0, 6);
-  return text.substr(0, text.find('\n'));
+  std::fprintf(stderr, "%spawl-bench: %s\n", ::isatty(STDERR_FILENO) ? "\r\033[K" : "",
+               text.c_str());
+}
+
+/// The same for messages of our own, where only what the user wrote can hold a line break.
+void complain_in_one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  complain(std::move(text));
 }
 
 }  // namespace
@@ -62,13 +73,17 @@ int main(int argc, char** argv) {
   try {
     return dispatch({argv + 1, argv + argc});
   } catch (bench::UsageError const& error) {
-    std::fprintf(stderr, "pawl-bench: %s\n", first_line(error.what()).c_str());
+    complain_in_one_line(error.what());
     return 2;
+  } catch (pawl::Error const& error) {
+    complain_in_one_line(error.what());
+    return 1;
   } catch (std::exception const& error) {
-    std::fprintf(stderr, "pawl-bench: %s\n", first_line(error.what()).c_str());
+    std::string const text = error.what();  // LibTorch's go on with the frames of the call
+    complain(text.substr(0, text.find('\n')));
     return 1;
   } catch (...) {
-    std::fprintf(stderr, "pawl-bench: an unknown error ended the run\n");
+    complain("an unknown error ended the run");
     return 1;
   }
 }

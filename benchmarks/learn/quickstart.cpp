@@ -18,7 +18,8 @@ namespace {
 
 using Settings = std::vector<std::pair<std::string, std::string>>;
 
-/// What all rows of the table share. Strengths were searched on seeds 100 to 102, in steps of about 3.
+/// What all rows of the table share. Strengths were searched on seeds 100 to 102, in steps of
+/// about 3.
 Settings const common{
     {"stream", "split_digits"}, {"experiences", "5"}, {"scenario", "class"}, {"model", "mlp"},
     {"model.hidden", "200"},    {"optimizer", "sgd"}, {"lr", "0.05"},        {"epochs", "5"},

@@ -201,6 +201,9 @@ OutputFile::OutputFile(std::filesystem::path path, bool force)
     : path_(std::move(path)), force_(force) {
   if (path_.empty()) return;
   std::error_code error;
+  for (int hops = 0; hops < 40 && std::filesystem::is_symlink(path_, error); ++hops) {
+    path_ = path_.parent_path() / std::filesystem::read_symlink(path_, error);
+  }
   auto const status = std::filesystem::status(path_, error);
   pawl::require(!std::filesystem::is_directory(status), "--out ", path_.string(),
                 " is a folder; give the name of a file");
@@ -241,8 +244,11 @@ void OutputFile::finish() {
   }
   // A link, unlike a rename, never replaces a file that has appeared meanwhile.
   if (!force_ && ::link(part_.c_str(), path_.c_str()) == 0) return;
-  pawl::require(force_ || errno != EEXIST, "--out ", path_.string(),
-                " has appeared during the run; the results are not written over it");
+  if (!force_ && errno == EEXIST) {
+    auto const kept = std::exchange(part_, std::filesystem::path());
+    pawl::fail("--out ", path_.string(), " has appeared during the run; the results are in ",
+               kept.string());
+  }
   std::error_code error;
   std::filesystem::rename(part_, path_, error);
   pawl::require(!error, "--out ", path_.string(), " could not be written: ", error.message());

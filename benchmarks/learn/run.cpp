@@ -31,15 +31,15 @@ void print(Format format, Config& config, Json const& header,
 
 int run(Config& config, bool force) {
   auto const strategies = check(config);
+  catch_interrupts();  // before there is a file that would be left behind
   OutputFile out(config.run.out, force);
   set_threads(config.run.threads);
   auto const header = header_record(config, strategies);
   out.line(header);
-  auto const data = load_data(config);
-  catch_interrupts();
   std::vector<SeedResult> results;
   bool anything = false;
   try {
+    auto const data = load_data(config);
     for (std::int64_t k = 0; k < config.run.seeds; ++k) {
       if (interrupted()) throw Interrupted{};
       auto const seed = config.run.first_seed + k;

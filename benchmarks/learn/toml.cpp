@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -33,10 +35,32 @@ std::string text_of(toml::node const& node, std::string const& key, std::string 
 std::string quoted(std::string const& text) {
   std::string quoted = "\"";
   for (auto const c : text) {
+    auto const code = static_cast<unsigned char>(c);
+    if (code < 0x20 || code == 0x7f) {
+      char escape[8];
+      std::snprintf(escape, sizeof escape, "\\u%04X", static_cast<unsigned>(code));
+      quoted += escape;
+      continue;
+    }
     if (c == '"' || c == '\\') quoted += '\\';
-    if (static_cast<unsigned char>(c) >= 0x20) quoted += c;
+    quoted += c;
   }
   return quoted + "\"";
+}
+
+/// Whole numbers beyond 64 bits are written as the real numbers that they are.
+std::string reals(std::string text) {
+  std::size_t end = 0;
+  while (end < text.size()) {
+    auto const begin = end;
+    end = std::min(text.find(',', begin), text.size());
+    if (end - begin > 17 && text.find_first_not_of("-0123456789", begin) >= end) {
+      text.insert(end, ".0");
+      end += 2;
+    }
+    end += end < text.size() ? 1 : 0;
+  }
+  return text;
 }
 
 std::string toml_value(pawl::Option const& option) {
@@ -45,11 +69,13 @@ std::string toml_value(pawl::Option const& option) {
   switch (option.kind) {
     case Kind::boolean:
     case Kind::integer:
-    case Kind::real:
       return text;
+    case Kind::real:
+      return reals(text);
     case Kind::integers:
-    case Kind::reals:
       return "[" + text + "]";
+    case Kind::reals:
+      return "[" + reals(text) + "]";
     default:
       return quoted(text);
   }

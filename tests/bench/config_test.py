@@ -47,7 +47,47 @@ class Config(Case):
         self.assertNotIn("beta1", other)
         self.assertIn('memory = "reservoir"', other)
 
+    def test_a_memory_of_the_file_stays_when_a_flag_names_the_strategies(self):
+        config = self.folder / "run.toml"
+        config.write_text('strategies = "replay"\n[strategy.replay]\nmemory = "ring"\nby = "class"\ncapacity = 60\n')
+        text = self.printed("--config", config, "--strategy", "lwf,replay")
+        for line in ('strategies = "lwf,replay"', 'memory = "ring"', 'by = "class"', "capacity = 60"):
+            self.assertIn(line, text)
+
+    def test_every_option_of_every_component_is_taken_from_the_shell_and_from_a_file(self):
+        def check(choice, entry, flag):
+            before = self.printed(*choice)
+            flags = [f"{flag(option)}={option['default']}" for option in entry["options"]]
+            self.assertEqual(self.printed(*choice, *flags), before)
+            config = self.folder / "run.toml"
+            config.write_text(before)
+            self.assertEqual(self.printed("--config", config), before)
+
+        everything = json.loads(self.succeed("list", "--json"))
+        for family in ("streams", "strategies", "models", "optimizers"):
+            for entry in everything[family]:
+                if "options" in entry:
+                    singular = {"strategies": "strategy"}.get(family, family[:-1])
+                    check([f"--{singular}", entry["name"]], entry, lambda option: option["flag"])
+        for entry in everything["memories"]:
+            check(["--strategy", "replay", "--replay.memory", entry["name"]], entry,
+                  lambda option: f"--replay.{option['name']}")
+
+    def test_numbers_and_texts_of_any_kind_survive_a_file(self):
+        odd = "tab\tline\nquote\"back\\slash del\x7f caf\u00e9 #=[]"
+        values = {"--lr": ("1e-08", "1e-8"), "--weight-decay": ("12345678901234567168.0", "12345678901234567168"),
+                  "--data": (None, odd)}
+        flags = [f"{flag}={value}" for flag, (_, value) in values.items()]
+        config = self.folder / "run.toml"
+        first = self.printed(*flags)
+        for written, _ in values.values():
+            self.assertIn(written or "", first)
+        config.write_text(first)
+        self.assertEqual(self.printed("--config", config), first)
+        self.assertEqual(json.loads(next(line for line in first.splitlines() if line.startswith("data = "))[7:]), odd)
+
     def test_spellings_of_a_flag_are_the_same(self):
+        self.assertEqual(self.succeed("run", "--print_config"), self.succeed("run", "--print-config"))
         first = self.printed("--batch-size", 7, "--strategy", "replay", "--replay.batch", 3)
         for flag in ("--batch_size", "--training.batch-size", "--training.batch_size"):
             self.assertEqual(self.printed(f"{flag}=7", "--strategies=replay", "--strategy.replay.batch=3"), first)

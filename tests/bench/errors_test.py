@@ -1,9 +1,11 @@
 """Bad input: one sentence, a non-zero exit code, nothing half-written."""
 
+import gzip
 import os
 import pathlib
 import signal
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -81,6 +83,47 @@ class Errors(Case):
         self.refused_run(1, "--data", self.folder / "nowhere", says=["nowhere"])
         self.refused_run(1, "--stream", "split_mnist", "--data", self.folder, says=["mnist", "fetch_data"])
 
+    def test_data_that_is_damaged(self):
+        whole = gzip.decompress((pathlib.Path(DATA) / "digits/digits.csv.gz").read_bytes())
+        packed = gzip.compress(whole)
+        flipped = bytearray(packed)
+        flipped[len(flipped) // 2] ^= 4
+        for name, damaged in (
+            ("digits.csv", whole[:5000]), ("digits.csv", whole + b"0"), ("digits.csv", whole.replace(b"16", b"17", 1)),
+            ("digits.csv.gz", packed[:-10]), ("digits.csv.gz", packed + b"more"), ("digits.csv.gz", bytes(flipped)),
+        ):
+            with tempfile.TemporaryDirectory() as data:
+                (pathlib.Path(data) / name).write_bytes(damaged)
+                self.refused_run(1, "--data", data, says=[name, "fetch the file again"])
+
+    def test_images_and_labels_that_do_not_fit(self):
+        def idx(kind, *sizes, fill):
+            return bytes([0, 0, kind, len(sizes)]) + b"".join(n.to_bytes(4, "big") for n in sizes) + fill
+
+        images, labels = idx(8, 20, 28, 28, fill=bytes(20 * 784)), idx(8, 20, fill=bytes(range(10)) * 2)
+        for damage, said in (
+            ({"train-images-idx3-ubyte": images[:-1]}, "truncated"),
+            ({"train-images-idx3-ubyte": images + b"0"}, "follow"),
+            ({"train-images-idx3-ubyte": b"\x01" + images[1:]}, "magic"),
+            ({"train-images-idx3-ubyte": idx(13, 20, 28, 28, fill=bytes(20 * 784 * 4))}, "type"),
+            ({"train-images-idx3-ubyte": idx(8, 20, 14, 56, fill=bytes(20 * 784))}, "28x28"),
+            ({"train-labels-idx1-ubyte": idx(8, 20, fill=bytes([10]) * 20)}, "label 10"),
+            ({"t10k-labels-idx1-ubyte": labels[:-1]}, "truncated"),
+            ({"t10k-labels-idx1-ubyte": idx(8, 19, fill=labels[8:-1])}, "19 labels"),
+        ):
+            files = {f"{part}-{kind}": data for part in ("train", "t10k")
+                     for kind, data in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels))} | damage
+            with tempfile.TemporaryDirectory() as data:
+                for name, content in files.items():
+                    (pathlib.Path(data) / name).write_bytes(content)
+                self.refused_run(1, "--stream", "split_mnist", "--data", data, says=[next(iter(damage)), said])
+
+    def test_a_batch_of_one_row_under_batch_norm(self):
+        self.refused_run(1, "--model.batch-norm", "true", "--train-limit", 101, "--experiences", 1, "--batch-size", 10,
+                         says=["one row", "drop_last"])
+        self.run_to_file("--model.batch-norm", "true", "--train-limit", 101, "--experiences", 1, "--batch-size", 10,
+                         "--training.drop-last", "true")
+
     def test_files_that_cannot_be_written(self):
         self.refused(1, "run", *DIGITS, "--out", self.folder / "no" / "x.jsonl", says=["--out", "No such file"])
         self.refused(1, "run", *DIGITS, "--out", self.folder, says=["folder"])
@@ -104,7 +147,13 @@ class Errors(Case):
     def test_config_files_that_cannot_be_read(self):
         self.refused_run(2, "--config", "/nowhere.toml", says=["/nowhere.toml"])
         config = self.folder / "run.toml"
-        for text, said in (("epochs = ", "line 1"), ("[training]\nepoch = 3", "epochs"), ("seeds = 1979-05-27", "seeds")):
+        for text, said in (
+            ("epochs = ", "line 1"), ("[training]\nepoch = 3", "did you mean training.epochs?"),
+            ("epoch = 3", "did you mean epochs?"), ("seeds = 1979-05-27", "seeds"),
+            ("[strategy.replay]\ncapacity = 9", "'replay', which this run does not use"),
+            ('strategies = "lwf"\n[strategy.lwf]\nstrenght = 1', "strategy.lwf.strength"),
+            ("[training]\nbatch_size = 0", "--batch_size is '0' but must be integer >= 1"),
+        ):
             config.write_text(text)
             self.refused(2, "run", *DIGITS, "--config", config, says=[said])
 
@@ -132,6 +181,54 @@ class Errors(Case):
         finished = [line["seed"] for line in lines if line["record"] == "result"]
         self.assertEqual(lines[-1]["seeds"], finished)
         self.assertEqual(list(self.folder.iterdir()), [out])
+
+    def test_a_stop_at_any_moment_leaves_a_whole_file_or_none(self):
+        heavy = ["--seeds", "100000", "--strategy", "ewc", "--ewc.strength", "1", "--evaluation.batch-size", "1"]
+        for number, delay in ((signal.SIGINT, 0), (signal.SIGTERM, 0.02), (signal.SIGTERM, 0.3), (signal.SIGINT, 1)):
+            out = self.folder / "out.jsonl"
+            process = subprocess.Popen([PROGRAM, "run", *DIGITS, *heavy, "--out", str(out)],
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            part = pathlib.Path(f"{out}.part{process.pid}")
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and not part.exists():
+                time.sleep(0.001)
+            time.sleep(delay)
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=120)
+            self.assertEqual(process.returncode, 130, stderr)
+            self.assertEqual(len(stderr.splitlines()), 1, stderr)
+            self.assertIn("interrupted", stderr)
+            if out.exists():
+                self.assertTrue(records(out)[-1]["interrupted"])
+                out.unlink()
+            self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_link_to_a_file_that_is_not_there_yet_is_followed(self):
+        link, out = self.folder / "link.jsonl", self.folder / "out.jsonl"
+        link.symlink_to("out.jsonl")
+        self.succeed("run", *DIGITS, "--out", link)
+        self.assertEqual(records(out)[-1]["record"], "summary")
+        self.assertTrue(link.is_symlink())
+
+    def test_progress_goes_to_a_terminal_and_is_gone_at_the_end(self):
+        parent, child = os.openpty()
+        process = subprocess.Popen([PROGRAM, "run", *DIGITS, "--epochs", "30"], stdout=subprocess.PIPE, stderr=child, text=True)
+        os.close(child)
+        shown = b""
+        while True:
+            try:
+                more = os.read(parent, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not more:
+                break
+            shown += more
+        os.close(parent)
+        stdout, _ = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 0)
+        self.assertNotIn("\033", stdout)
+        self.assertIn(b"samples/s", shown)
+        self.assertTrue(shown.endswith(b"\r\x1b[K"), shown[-100:])
 
     def test_progress_is_for_terminals_alone(self):
         done = call("run", *DIGITS)

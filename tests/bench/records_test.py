@@ -38,6 +38,16 @@ class Records(Case):
             damaged = json.loads(json.dumps(result))
             damage(damaged)
             self.assertTrue(schema.errors(damaged, SCHEMA))
+        for damage in (
+            lambda s: s["metrics"].pop("bwt"),
+            lambda s: s["metrics"].update(surprise=None),
+            lambda s: s["metrics"]["final_accuracy"].update(std=-1),
+            lambda s: s["metrics"]["final_accuracy"].update(mean=1.5),
+            lambda s: s["seconds"]["train"].update(mean=-1),
+        ):
+            damaged = json.loads(json.dumps(lines[-1]))
+            damage(damaged)
+            self.assertTrue(schema.errors(damaged, SCHEMA))
 
     def test_the_header_names_each_strategy_with_its_hooks_and_every_option(self):
         header = self.run_to_file("--strategy", "replay,lwf,replay", "--replay2.capacity", 77)[0]
@@ -96,6 +106,28 @@ class Records(Case):
         self.check_schema(cumulative)
         self.assertEqual(len(cumulative[-2]["matrix"]), 5)
         self.assertGreater(cumulative[-2]["samples"], 5 * 1442)
+
+    def test_training_from_scratch_starts_every_experience_with_new_weights(self):
+        flags = ["--experiences", 2, "--epochs", 3, "--optimizer", "adam"]
+        scratch = self.run_to_file("--strategy", "from_scratch", *flags, name="scratch.jsonl")
+        self.check_schema(scratch)
+        cumulative = self.run_to_file("--strategy", "cumulative", *flags, name="cumulative.jsonl")
+        self.assertEqual(scratch[1]["loss"], cumulative[1]["loss"])
+        self.assertEqual(scratch[2]["steps"], cumulative[2]["steps"])
+        self.assertGreater(scratch[2]["loss"]["mean"], cumulative[2]["loss"]["mean"])
+
+    def test_epochs_can_differ_between_experiences(self):
+        lines = self.run_to_file("--epochs-per-experience", "3,1", "--batch-size", 10, "--experiences", 3)
+        rows = [line["steps"] for line in lines if line["record"] == "experience"]
+        once = self.run_to_file("--batch-size", 10, "--experiences", 3, name="once.jsonl")
+        single = [line["steps"] for line in once if line["record"] == "experience"]
+        self.assertEqual(rows, [3 * single[0], single[1], single[2]])
+
+    def test_penalties_of_one_strategy_listed_twice_are_kept_apart(self):
+        lines = self.run_to_file("--strategy", "lwf,lwf", "--lwf2.strength", 3)
+        penalties = lines[2]["loss"]["penalties"]
+        self.assertEqual(list(penalties), ["lwf", "lwf2"])
+        self.assertAlmostEqual(penalties["lwf2"] / penalties["lwf"], 3, places=5)
 
     def test_an_online_stream_is_measured_once_per_experience(self):
         lines = self.run_to_file("--chunk", 50, "--batch-size", 10, "--strategy", "replay")
