@@ -679,6 +679,23 @@ TEST_CASE("an experience may be learned twice, and counts as one more") {
   CHECK(learner.context().total_steps == 10);
 }
 
+TEST_CASE("values are added in a fixed binary tree, whatever their number") {
+  auto const value = [](std::int64_t i) { return torch::full({}, 1.0 / (3 + i * i)).pow(3); };
+  std::function<Tensor(std::int64_t, std::int64_t)> const tree = [&](std::int64_t begin,
+                                                                     std::int64_t end) {
+    if (end - begin == 1) return value(begin);
+    std::int64_t half = 1;  // the largest power of two that leaves something
+    while (2 * half < end - begin) half *= 2;
+    return tree(begin, begin + half) + tree(begin + half, end);
+  };
+  TreeSum sum;
+  for (std::int64_t n = 1; n < 40; ++n) {
+    for (std::int64_t i = 0; i < n; ++i) sum.add(value(i));
+    CHECK(sum.take().equal(tree(0, n)));
+  }
+  CHECK_FALSE(sum.take().defined());
+}
+
 TEST_CASE("a short last batch that is never reached is no obstacle") {
   nn::Sequential net(nn::Linear(5, 7), nn::BatchNorm1d(7), nn::Linear(7, 3));
   Learner learner{net, Sgd{}};

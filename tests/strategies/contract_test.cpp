@@ -20,6 +20,7 @@
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/metrics/evaluate.hpp>
 #include <pawl/strategies/catalogue.hpp>
+#include <pawl/stream/joint.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -141,6 +142,16 @@ struct CallsAt {
   void step(Context const& c) {
     if (c.index == 1 && c.step == at) call();
   }
+};
+
+/// Watches all there is, and looks further.
+struct Watches {
+  static constexpr bool wants_penalties = true;
+  std::function<void()> look;
+  std::int64_t steps = 0;
+  void begin(Context const&) {}
+  void step(Context const&) { ++steps, look(); }
+  void end(Context const&) { look(); }
 };
 
 std::string bytes_of(std::filesystem::path const& path) {
@@ -374,6 +385,38 @@ TEST_CASE("no strategy touches the process-wide generator, the training flag or 
       CHECK(now.read(now.rows).stored.equal(then.read(then.rows).stored));
     }
   }
+}
+
+TEST_CASE("watching every step, and evaluating after it, changes nothing for any strategy") {
+  auto const stream = toy_stream();
+  for (auto const& name : strategy_names()) {
+    INFO("strategy: ", name);
+    auto alone = build({configured(name)}, "noise"), watched = build({configured(name)}, "noise");
+    for (auto const& experience : stream) {
+      alone.learner.fit(experience, usual);
+      // Class means of an experience are there when it has ended.
+      Watches watches{[&] {
+        if (name != "ncm" || experience.index > 0) evaluate(watched.learner, stream);
+      }};
+      watched.learner.fit(experience, usual, watches, Watches{[] {}});
+      CHECK(watches.steps == 36);
+    }
+    CHECK(weights_of(alone).equal(weights_of(watched)));
+    CHECK(alone.learner.state_bytes() == watched.learner.state_bytes());
+  }
+}
+
+TEST_CASE("property 9: joint training on any split is training on the union") {
+  auto const stream = toy_stream(Scenario::classes, torch::kFloat64, 3);
+  std::vector<Tensor> x, y;
+  for (auto const& experience : stream) {
+    x.push_back(experience.train.read(torch::arange(experience.train.size())).stored);
+    y.push_back(experience.train.labels);
+  }
+  auto split = build({}, "norm", 6), whole = build({}, "norm", 6);
+  for (auto const& experience : joint(stream)) split.learner.fit(experience, usual);
+  whole.learner.fit(make_experience(torch::cat(x), torch::cat(y)), usual);
+  CHECK(weights_of(split).equal(weights_of(whole)));
 }
 
 TEST_CASE("adding a strategy that only watches does not change the draws of another") {
