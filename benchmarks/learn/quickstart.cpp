@@ -42,7 +42,7 @@ std::vector<std::pair<std::string, Settings>> const rows{
 constexpr char const* usage =
     "usage: pawl-bench quickstart [--data DIR] [--seeds N]\n\n"
     "Seven strategies learn the 8x8 digits, two classes at a time, and are compared on all ten.\n\n"
-    "  --data DIR  folder of the data sets (default data)\n"
+    "  --data DIR  folder of the data sets (default: PAWL_DATA, else data)\n"
     "  --seeds N   runs per strategy (default 5)\n";
 
 Config configured(std::string const& strategy, Settings const& own, std::string const& data,
@@ -63,7 +63,7 @@ int quickstart_command(Arguments const& arguments) {
     std::fputs(usage, stdout);
     return 0;
   }
-  auto const data_folder = parsed.take("data", "data"), seeds = parsed.take("seeds", "5");
+  auto const data_folder = parsed.take("data"), seeds = parsed.take("seeds", "5");
   if (!parsed.assignments.empty() || !parsed.names.empty()) {
     auto const wrong =
         parsed.names.empty() ? "--" + parsed.assignments.front().key : parsed.names.front();

@@ -275,9 +275,9 @@ int reproduce_command(Arguments const& arguments) {
     std::fputs(to_toml(first).c_str(), stdout);
     return 0;
   }
+  catch_interrupts();  // before there is a file that would be left behind
   OutputFile out(path, force);
   set_threads(first.run.threads);
-  catch_interrupts();
   return run_all(targets, request, out);
 }
 
