@@ -57,7 +57,9 @@ Stream images(Scenario scenario = Scenario::classes) {
 nn::Sequential network(std::string const& kind, torch::Dtype dtype) {
   nn::Sequential net;
   net->push_back(nn::Flatten());
-  net->push_back(nn::Linear(64, 24));
+  // A bias in front of BatchNorm has no gradient but rounding noise, which Adam would make weights
+  // of.
+  net->push_back(nn::Linear(nn::LinearOptions(64, 24).bias(kind != "norm")));
   if (kind == "norm") net->push_back(nn::BatchNorm1d(24));
   net->push_back(nn::Tanh());
   if (kind == "noise") net->push_back(nn::Dropout(0.3));
