@@ -185,11 +185,13 @@ void check_capacities(Config const& config, pawl::Stream const& stream) {
   auto const count = std::unique(classes.begin(), classes.end()) - classes.begin();
   for (auto named : config.strategies) {
     std::int64_t capacity = 0, per_group = 0;
+    bool unused = false;
     for (auto const& option : pawl::options_of(named.strategy).all()) {
       if (option.name == "capacity") capacity = std::stoll(option.get());
       if (option.name == "per_group") per_group = std::stoll(option.get());
+      unused = unused || (option.name == "source" && option.get() == "data");
     }
-    if (per_group > 0 || capacity == 0 || capacity >= count) continue;
+    if (unused || per_group > 0 || capacity == 0 || capacity >= count) continue;
     throw UsageError(c10::str("--", named.prefix, ".capacity is ", capacity, " but the stream has ",
                               count, " classes, so some would have no row; give ", count,
                               " or more, or 0 for naive training"));

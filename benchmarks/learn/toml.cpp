@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "config.hpp"
@@ -100,6 +102,9 @@ std::vector<Assignment> assignments_of(toml::table const& table, std::string con
 }
 
 std::vector<Assignment> read_config(std::string const& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored))
+    throw UsageError("--config " + path + " is a folder; give the name of a file");
   try {
     return assignments_of(toml::parse_file(path), path);
   } catch (toml::parse_error const& error) {

@@ -59,6 +59,11 @@ class Errors(Case):
                 says=["--replay.capacity", "10 classes"],
             )
 
+    def test_the_capacity_of_a_memory_that_is_not_used_does_not_matter(self):
+        flags = ["--strategy", "ncm", "--ncm.capacity", 5]
+        self.succeed("run", *DIGITS, *flags)
+        self.refused_run(2, *flags, "--ncm.source", "memory", says=["--ncm.capacity", "10 classes"])
+
     def test_capacity_zero_is_naive_training(self):
         naive = self.run_to_file(name="naive.jsonl")
         zero = self.run_to_file("--strategy", "replay", "--replay.capacity", 0, name="zero.jsonl")
@@ -146,6 +151,7 @@ class Errors(Case):
 
     def test_config_files_that_cannot_be_read(self):
         self.refused_run(2, "--config", "/nowhere.toml", says=["/nowhere.toml"])
+        self.refused(2, "run", *DIGITS, "--config", self.folder, says=["--config", "folder"])
         config = self.folder / "run.toml"
         for text, said in (
             ("epochs = ", "line 1"), ("[training]\nepoch = 3", "did you mean training.epochs?"),
@@ -212,7 +218,8 @@ class Errors(Case):
 
     def test_progress_goes_to_a_terminal_and_is_gone_at_the_end(self):
         parent, child = os.openpty()
-        process = subprocess.Popen([PROGRAM, "run", *DIGITS, "--epochs", "30"], stdout=subprocess.PIPE, stderr=child, text=True)
+        long = ["--experiences", "1", "--batch-size", "2", "--epochs", "20"]  # 14,420 steps: far more than one line
+        process = subprocess.Popen([PROGRAM, "run", *DIGITS, *long], stdout=subprocess.PIPE, stderr=child, text=True)
         os.close(child)
         shown = b""
         while True:
