@@ -17,6 +17,11 @@ endif()
 # the system's, so a compiled libfmt would not match the header.
 find_package(fmt QUIET)
 add_library(pawl_own INTERFACE)
+# Some builds of LibTorch export parts of the C++ library that were linked into them, of another version
+# than the headers of our compiler: the system's must be asked first.
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+  target_link_options(pawl_own INTERFACE "LINKER:--push-state,--no-as-needed" -lstdc++ "LINKER:--pop-state")
+endif()
 target_link_libraries(pawl_own INTERFACE
   pawl::pawl pawl_warnings $<TARGET_NAME_IF_EXISTS:fmt::fmt-header-only>)
 target_compile_definitions(pawl_own INTERFACE FMT_HEADER_ONLY=1)

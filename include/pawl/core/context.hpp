@@ -64,6 +64,8 @@ class Context {
   std::vector<Tensor> shard_logits;  ///< with shards: detached logits of each one's fresh rows
   std::int64_t step_rows = 0;        ///< rows of the whole step, over all shards and parts
   std::int64_t default_rows = 0;     ///< those of them with the default weight: R
+  Tensor step_labels;  ///< [n] int64 (host) of the step's rows of any weight but 0, over all
+                       ///< shards; set for active = batch
   double task_factor = 1;  ///< multiplies the supervised loss of this step; `extend` may set it
   Tensor task_loss;        ///< [] supervised loss of the step, detached
   Tensor task_gradient;    ///< [P] gradient of the supervised loss alone; set for strategies that
@@ -100,8 +102,9 @@ class Context {
     return model.forward(x);
   }
 
-  /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` [N] (host),
-  /// `tasks` [N] (host) or undefined, `fresh_rows` of the rows are fresh.
+  /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` (host): of
+  /// the batch, for active = batch; `tasks` [N] (host) or undefined; `fresh_rows` of the rows are
+  /// fresh.
   Tensor active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
                        std::int64_t fresh_rows) const;
 
@@ -238,13 +241,7 @@ inline Tensor Context::weighted_cross_entropy() const {
   for (auto const& part : batch.parts) {
     if (!std::isnan(part.weight)) weights.resize(static_cast<std::size_t>(n));
   }
-  auto labels = batch.parts.front().rows.labels;
-  if (batch.parts.size() > 1) {
-    std::vector<Tensor> all;
-    for (auto const& part : batch.parts) all.push_back(part.rows.labels);
-    labels = torch::cat(all);
-  }
-  auto const z = active_logits(logits, labels, batch.task, batch.fresh);
+  auto const z = active_logits(logits, step_labels, batch.task, batch.fresh);
   if (weights.empty()) {
     if (default_rows == n) return at::cross_entropy_loss(z, batch.y);
     return at::cross_entropy_loss(z, batch.y, {}, at::Reduction::Sum) /

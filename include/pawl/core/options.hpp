@@ -109,14 +109,10 @@ class Options {
   template <class Enum>
   requires std::is_enum_v<Enum>
   void operator()(std::string name, Enum& value, std::vector<std::string> names, std::string help) {
-    choice(
-        std::move(name), Option::Kind::choice, names, std::move(help),
-        [&value, names] { return names.at(static_cast<std::size_t>(value)); },
-        [&value, names](std::string const& text) {
-          for (std::size_t i = 0; i < names.size(); ++i) {
-            if (names[i] == text) value = static_cast<Enum>(i);
-          }
-        });
+    enumeration(
+        std::move(name), &value, std::move(names), std::move(help),
+        [](void const* v) { return static_cast<std::size_t>(*static_cast<Enum const*>(v)); },
+        [](void* v, std::size_t i) { *static_cast<Enum*>(v) = static_cast<Enum>(i); });
   }
 
   /// A part chosen by name (a memory, say): `get` names the present one, `set` makes another with
@@ -170,6 +166,19 @@ class Options {
     all_.push_back(std::move(option));
   }
 
+  /// One function for all enumerations: closures of their own would cost a user's compiler more
+  /// than the rest of this file.
+  void enumeration(std::string name, void* value, std::vector<std::string> names, std::string help,
+                   std::size_t (*read)(void const*), void (*assign)(void*, std::size_t)) {
+    choice(
+        std::move(name), Option::Kind::choice, names, std::move(help),
+        [value, names, read] { return names.at(read(value)); },
+        [value, names, assign](std::string const& text) {
+          auto const found = std::find(names.begin(), names.end(), text);
+          assign(value, static_cast<std::size_t>(found - names.begin()));
+        });
+  }
+
   template <class T>
   void list(std::string name, Option::Kind kind, std::vector<T>& value, Range range,
             std::string help) {
@@ -186,7 +195,9 @@ class Options {
           std::size_t begin = 0;
           while (begin < text.size()) {
             auto const end = std::min(text.find(',', begin), text.size());
-            parsed.push_back(checked<T>(text.substr(begin, end - begin), range));
+            auto const item = text.substr(begin, end - begin);
+            auto const blanks = std::min(item.find_first_not_of(' '), item.size());
+            parsed.push_back(checked<T>(item.substr(blanks), range));
             begin = end + 1;
           }
           value = std::move(parsed);
@@ -207,7 +218,8 @@ class Options {
     auto const* end = text.data() + text.size();
     auto const result = std::from_chars(text.data(), end, value);
     require(result.ec == std::errc{} && result.ptr == end, "not a number");
-    require(range.contains(static_cast<double>(value)), "out of range");  // NaN is in no range
+    auto const real = static_cast<double>(value);
+    require(std::isfinite(real) && range.contains(real), "out of range");
     return value;
   }
 

@@ -56,10 +56,14 @@ inline void check_batches(nn::Module const& module, Plan const& plan, std::int64
   }
 }
 
-/// Refuses logits of the wrong shape, and labels [n] int64 (host) that have no output.
-inline void check_logits(Context const& c, Tensor const& labels) {
+/// Refuses logits of the wrong shape.
+inline void check_logits(Context const& c) {
   require(c.logits.dim() == 2 && c.logits.size(0) == c.batch.size(), "the model returned ",
           c.logits.sizes(), " for ", c.batch.size(), " rows; it must return logits [N, C]");
+}
+
+/// Refuses labels [n] int64 (host) that have no output.
+inline void check_labels(Context const& c, Tensor const& labels) {
   auto const* data = labels.data_ptr<std::int64_t>();
   std::int64_t highest = 0;
   for (std::int64_t i = 0; i < labels.numel(); ++i) highest = std::max(highest, data[i]);

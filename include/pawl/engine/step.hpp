@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -85,7 +86,18 @@ class Step {
       }
       shards.push_back(std::move(batch));
     }
+    if (c.training.active == Active::batch) c.step_labels = supervised_labels(shards);
     return shards;
+  }
+
+  static Tensor supervised_labels(std::vector<Batch> const& shards) {
+    std::vector<Tensor> all;
+    for (auto const& batch : shards) {
+      for (auto const& part : batch.parts) {
+        if (part.weight != 0) all.push_back(part.rows.labels);
+      }
+    }
+    return torch::cat(all);
   }
 
   /// Noise (dropout) is keyed by seed, step and shard. Whether a module draws at all is seen in the
@@ -102,7 +114,11 @@ class Step {
     draws = draws || (noise && noise->drawn());
     // Without heads that grow, labels of the whole experience can be told from its first step.
     auto const first = !std::exchange(looked_, true) && c.model.heads.empty();
-    check_logits(c, first ? c.train.labels : c.batch.parts.front().rows.labels);
+    check_logits(c);
+    if (first) check_labels(c, c.train.labels);
+    for (auto const& part : c.batch.parts) {
+      if (part.weight != 0) check_labels(c, part.rows.labels);
+    }
     if (c.training.shards > 1) {
       c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));
     }
@@ -129,14 +145,19 @@ class Step {
     if (c.training.shards > 1) collect();
   }
 
+  /// Adds the penalties of a shard to those of the shards before, where they are the same ones: a
+  /// shard may lack some.
   void record(Tensor const& loss, Penalties const& penalties) {
     c.task_loss = loss;
-    for (std::size_t i = 0; i < penalties.size(); ++i) {
-      auto const value = penalties[i].second.detach();
-      if (i < c.penalties.size()) {
-        c.penalties[i].second = c.penalties[i].second + value;
+    auto next = c.penalties.begin();
+    for (auto const& [name, value] : penalties) {
+      auto const same = [&name = name](auto const& known) { return known.first == name; };
+      auto const found = std::find_if(next, c.penalties.end(), same);
+      if (found == c.penalties.end()) {
+        next = c.penalties.insert(next, {name, value.detach()}) + 1;
       } else {
-        c.penalties.emplace_back(penalties[i].first, value);
+        found->second = found->second + value.detach();
+        next = found + 1;
       }
     }
   }

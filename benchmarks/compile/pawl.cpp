@@ -1,0 +1,2 @@
+// What a user's source file pays for the whole library.
+#include <pawl/pawl.hpp>

@@ -1,0 +1,2 @@
+// The floor: what pawl/torch.hpp includes.
+#include <pawl/torch.hpp>
