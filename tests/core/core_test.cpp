@@ -172,6 +172,89 @@ TEST_CASE("naive training is bit for bit the loop one would write by hand") {
   CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
 }
 
+TEST_CASE("a gradient longer than clip_norm is scaled down to it, as in a loop by hand") {
+  auto const experience = blobs(60, 3, torch::kFloat64);
+  auto net = network(3, torch::kFloat64), twin = network(3, torch::kFloat64);
+  Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9}};
+  learner.fit(experience, {.epochs = 2, .batch_size = 20, .shuffle = false, .clip_norm = 2.5});
+
+  torch::optim::SGD sgd(twin->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
+  auto const x = experience.train.read(torch::arange(60)).stored;
+  auto const y = experience.train.labels;
+  int clipped = 0;
+  for (std::int64_t step = 0; step < 6; ++step) {
+    auto const begin = step % 3 * 20;
+    sgd.zero_grad();
+    at::cross_entropy_loss(twin->forward(x.slice(0, begin, begin + 20)),
+                           y.slice(0, begin, begin + 20))
+        .backward();
+    std::vector<Tensor> gradients;
+    for (auto const& p : twin->parameters()) gradients.push_back(p.grad().flatten());
+    auto const norm = torch::cat(gradients).norm().item<double>();
+    if (norm > 2.5) ++clipped;
+    for (auto& p : twin->parameters()) p.mutable_grad().mul_(std::min(1.0, 2.5 / (norm + 1e-6)));
+    sgd.step();
+  }
+  CHECK(clipped > 0);
+  CHECK(clipped < 6);
+  CHECK((flat_parameters(net) - flat_parameters(twin)).abs().max().item<double>() < 1e-12);
+}
+
+TEST_CASE("a gradient shorter than clip_norm keeps its bits") {
+  auto const experience = blobs();
+  auto net = network(), free = network();
+  Learner{net, Sgd{.lr = 0.1}}.fit(experience, {.batch_size = 20, .clip_norm = 1e6});
+  Learner{free, Sgd{.lr = 0.1}}.fit(experience, {.batch_size = 20});
+  CHECK(same_bits(flat_parameters(net), flat_parameters(free)));
+}
+
+TEST_CASE("the learning rate falls at the milestones of every experience, in any optimizer") {
+  auto const rms_prop = [] {
+    return TorchOptimizer{.make = [](std::vector<Tensor> parameters) {
+      return std::make_unique<torch::optim::RMSprop>(parameters,
+                                                     torch::optim::RMSpropOptions(0.01));
+    }};
+  };
+  std::vector<AnyOptimizer> const optimizers{Sgd{.lr = 0.1, .momentum = 0.9}, Adam{.lr = 0.01},
+                                             rms_prop()};
+  Training const training{.epochs = 6, .batch_size = 20};
+  auto scheduled = training;
+  scheduled.lr_milestones = {2, 4};
+  scheduled.lr_factor = 0.5;
+  for (auto const& optimizer : optimizers) {
+    INFO("optimizer: ", optimizer.type_name());
+    auto net = network(), twin = network();
+    AnyLearner learner{Model(net), optimizer, StrategyList{}};
+    AnyLearner by_hand{Model(twin), optimizer, StrategyList{}};
+    struct Sets {
+      AnyLearner& learner;
+      double rate = 0;
+      void begin(Context const&) { factor(1); }
+      void step(Context const& c) {
+        if (rate == 0) rate = c.learning_rate;
+        if (c.step == 6 || c.step == 12) factor(c.step == 6 ? 0.5 : 0.25);
+      }
+      void factor(double share) {
+        if (rate > 0) learner.optimizer().set_learning_rate(rate * share);
+      }
+    } sets{by_hand};
+    struct Rates {
+      std::vector<double> seen;
+      void step(Context const& c) { seen.push_back(c.learning_rate); }
+    } rates;
+    for (std::int64_t e = 0; e < 2; ++e) {
+      auto const experience = blobs(60, 3, torch::kFloat32, 1, e);
+      learner.fit(experience, scheduled, rates);
+      by_hand.fit(experience, training, sets);
+    }
+    CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+    CHECK(rates.seen[5] == rates.seen[0]);
+    CHECK(rates.seen[6] == rates.seen[0] / 2);
+    CHECK(rates.seen[17] == rates.seen[0] / 4);
+    CHECK(rates.seen[18] == rates.seen[0]);
+  }
+}
+
 TEST_CASE_TEMPLATE("an optimizer on the arena equals torch::optim to the last bit", Dtype, float,
                    double) {
   auto const dtype = torch::CppTypeToScalarType<Dtype>::value;

@@ -264,19 +264,24 @@ TEST_CASE("importances on CUDA are those of the host") {
   check(Model(cnn));
 }
 
-TEST_CASE("convolutional models with BatchNorm train on CUDA with a replay memory there") {
+TEST_CASE("a convolutional model with BatchNorm replays on CUDA as on the host") {
   if (without_cuda()) return;
   auto const stream = images();
-  SlimResNet18 net(1, 4, SlimResNet18Options{.nf = 4}, Seed{1});
-  net->to(torch::kCUDA);
-  Learner learner{net, Sgd{.lr = 0.05, .momentum = 0.9}, Replay{Reservoir{.capacity = 20}}};
-  for (auto const& experience : stream) {
-    learner.fit(experience, {.epochs = 6, .batch_size = 12});
+  auto const losses_on = [&](torch::Device device) {
+    SlimResNet18 net(1, 4, SlimResNet18Options{.nf = 4}, Seed{1});
+    net->to(device, torch::kFloat64);
+    Learner learner{net, Sgd{.lr = 0.01}, Replay{Reservoir{.capacity = 20}}};
+    Losses losses;
+    for (auto const& experience : stream) learner.fit(experience, {.batch_size = 12}, losses);
+    auto const held = learner.strategy<Replay>().memory.contents();
+    CHECK(held.size() == 20);
+    CHECK(held.stored.device().type() == device.type());
+    CHECK(held.stored.dtype() == torch::kUInt8);
+    CHECK(held.y.cpu().equal(held.labels));
+    return losses.values;
+  };
+  auto const host = losses_on(torch::kCPU), cuda = losses_on(torch::kCUDA);
+  for (std::size_t i = 0; i < host.size(); ++i) {
+    CHECK(cuda[i] == doctest::Approx(host[i]).epsilon(1e-6));
   }
-  auto const held = learner.strategy<Replay>().memory.contents();
-  CHECK(held.size() == 20);
-  CHECK(held.stored.is_cuda());
-  CHECK(held.stored.dtype() == torch::kUInt8);
-  CHECK(held.y.cpu().equal(held.labels));
-  CHECK(evaluate(learner, stream).accuracy[1] > 0.9);
 }

@@ -16,6 +16,9 @@ namespace pawl {
 inline namespace v0 {
 
 /// Applies the gradient of a step to the active parameters of an arena.
+///
+/// Optional: `void set_learning_rate(double)`, for schedules, and `void prepare(Arena&)`, called
+/// before a step asks for the learning rate.
 template <class O>
 concept Optimizer = requires(O o, O const& c, Arena& arena, Archive& archive) {
   o.step(arena);
@@ -107,6 +110,7 @@ struct Sgd {
   }
 
   double learning_rate() const { return lr; }
+  void set_learning_rate(double rate) { lr = rate; }
   void reset() { velocity.reset(), steps.clear(); }
   void state(Archive& a) {
     a.flat("velocity", velocity);
@@ -165,6 +169,7 @@ struct AdamFamily {
   }
 
   double learning_rate() const { return lr; }
+  void set_learning_rate(double rate) { lr = rate; }
   void reset() { first.reset(), second.reset(), steps.clear(); }
   void state(Archive& a) {
     a.flat("first", first);
@@ -193,12 +198,33 @@ struct TorchOptimizer {
   static constexpr char const* name = "torch";
 
   void step(Arena& arena) {
-    auto& inner = bound(arena);
-    inner.step();
+    prepare(arena);
+    inner->step();
   }
 
+  /// Makes the inner optimizer, where there is none for these parameters.
+  void prepare(Arena& arena) {
+    auto const& first = arena.parameters().front();
+    if (inner && owner.is_same(first)) return;
+    require(static_cast<bool>(make), "TorchOptimizer: set 'make' to a function that builds it");
+    inner = make(arena.parameters());
+    owner = first;
+    if (saved.defined()) restore(*inner, saved);
+  }
+
+  /// That of the first group of parameters; 0 before `prepare`.
   double learning_rate() const {
     return inner ? inner->param_groups().front().options().get_lr() : 0;
+  }
+  /// Other groups keep their ratio to the first.
+  void set_learning_rate(double rate) {
+    if (!inner) return;
+    auto const before = learning_rate();
+    for (auto& group : inner->param_groups()) {
+      auto& options = group.options();
+      auto const same = options.get_lr() == before;
+      options.set_lr(same ? rate : options.get_lr() * rate / before);
+    }
   }
   void reset() { inner.reset(), saved.reset(); }
 
@@ -218,15 +244,6 @@ struct TorchOptimizer {
   Tensor owner{};  ///< first parameter of the arena that `inner` was made for
 
  private:
-  torch::optim::Optimizer& bound(Arena& arena) {
-    auto const& first = arena.parameters().front();
-    if (inner && owner.is_same(first)) return *inner;
-    require(static_cast<bool>(make), "TorchOptimizer: set 'make' to a function that builds it");
-    inner = make(arena.parameters());
-    owner = first;
-    if (saved.defined()) restore(*inner, saved);
-    return *inner;
-  }
   static Tensor bytes_of(torch::optim::Optimizer& optimizer) {
     torch::serialize::OutputArchive archive;
     optimizer.save(archive);
@@ -244,6 +261,24 @@ struct TorchOptimizer {
     optimizer.load(archive);
   }
 };
+
+/// Lets an optimizer get ready for a step, where it has something to do before.
+template <class O>
+void prepare(O& optimizer, Arena& arena) {
+  if constexpr (requires { optimizer.prepare(arena); }) optimizer.prepare(arena);
+}
+
+/// Sets the learning rate of an optimizer; throws where it cannot be set.
+template <class O>
+void set_learning_rate(O& optimizer, double rate) {
+  if constexpr (requires { optimizer.set_learning_rate(rate); }) {
+    optimizer.set_learning_rate(rate);
+  } else {
+    fail(
+        "lr_milestones needs an optimizer whose learning rate can be set; give yours a member  "
+        "void set_learning_rate(double)");
+  }
+}
 
 /// An optimizer of any type behind one interface.
 class AnyOptimizer {
@@ -267,6 +302,8 @@ class AnyOptimizer {
   void state(Archive& a) { self_->state(a); }
   void describe(Options& o) { self_->describe(o); }
   double learning_rate() const { return self_->learning_rate(); }
+  void set_learning_rate(double rate) { self_->set_learning_rate(rate); }
+  void prepare(Arena& arena) { self_->prepare(arena); }
   std::string type_name() const { return self_->type_name(); }
 
  private:
@@ -278,6 +315,8 @@ class AnyOptimizer {
     virtual void state(Archive&) = 0;
     virtual void describe(Options&) = 0;
     virtual double learning_rate() const = 0;
+    virtual void set_learning_rate(double) = 0;
+    virtual void prepare(Arena&) = 0;
     virtual std::string type_name() const = 0;
   };
   template <class O>
@@ -291,6 +330,8 @@ class AnyOptimizer {
       if constexpr (requires { optimizer.describe(o); }) optimizer.describe(o);
     }
     double learning_rate() const override { return optimizer.learning_rate(); }
+    void set_learning_rate(double rate) override { pawl::set_learning_rate(optimizer, rate); }
+    void prepare(Arena& arena) override { pawl::prepare(optimizer, arena); }
     std::string type_name() const override {
       if constexpr (requires { O::name; }) {
         return O::name;

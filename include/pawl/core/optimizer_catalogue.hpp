@@ -38,7 +38,7 @@ struct RmsProp {
     o("centered", centered, "subtract the squared mean gradient from the mean square");
   }
 
-  void step(Arena& arena) {
+  void prepare(Arena& arena) {
     if (!inner.make) {
       auto const options = torch::optim::RMSpropOptions(lr)
                                .alpha(alpha)
@@ -50,9 +50,14 @@ struct RmsProp {
         return std::make_unique<torch::optim::RMSprop>(std::move(parameters), options);
       };
     }
+    inner.prepare(arena);
+  }
+  void step(Arena& arena) {
+    prepare(arena);
     inner.step(arena);
   }
-  double learning_rate() const { return lr; }
+  double learning_rate() const { return inner.inner ? inner.learning_rate() : lr; }
+  void set_learning_rate(double rate) { inner.set_learning_rate(rate); }
   void reset() { inner.reset(); }
   void state(Archive& a) { inner.state(a); }
 
@@ -78,7 +83,7 @@ struct Adagrad {
     o("weight_decay", weight_decay, at_least(0), "L2 decay added to the gradient");
   }
 
-  void step(Arena& arena) {
+  void prepare(Arena& arena) {
     if (!inner.make) {
       auto const options =
           torch::optim::AdagradOptions(lr).lr_decay(lr_decay).eps(eps).weight_decay(weight_decay);
@@ -86,9 +91,14 @@ struct Adagrad {
         return std::make_unique<torch::optim::Adagrad>(std::move(parameters), options);
       };
     }
+    inner.prepare(arena);
+  }
+  void step(Arena& arena) {
+    prepare(arena);
     inner.step(arena);
   }
-  double learning_rate() const { return lr; }
+  double learning_rate() const { return inner.inner ? inner.learning_rate() : lr; }
+  void set_learning_rate(double rate) { inner.set_learning_rate(rate); }
   void reset() { inner.reset(); }
   void state(Archive& a) { inner.state(a); }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "options.hpp"
 
@@ -34,6 +35,9 @@ struct Training {
   Active active = Active::all;
   AtBoundary optimizer_at_boundary = AtBoundary::keep;
   IdleHeads idle_heads = IdleHeads::frozen;
+  double clip_norm = 0;
+  std::vector<std::int64_t> lr_milestones{};
+  double lr_factor = 0.1;
 
   void describe(Options& o) {
     o("epochs", epochs, at_least(1), "passes over each experience, shuffled anew");
@@ -51,6 +55,20 @@ struct Training {
       "moments of the optimizer at the start of an experience");
     o("idle_heads", idle_heads, {"frozen", "zero_gradient"},
       "heads of other tasks: untouched, or updated with a zero gradient");
+    o("clip_norm", clip_norm, at_least(0),
+      "largest norm of a step's gradient, a longer one is scaled down to it; 0: none");
+    o("lr_milestones", lr_milestones, at_least(1),
+      "epochs of every experience after which the learning rate is multiplied by lr_factor");
+    o("lr_factor", lr_factor, above(0), "of the learning rate at each of the lr_milestones");
+  }
+
+  /// What multiplies the learning rate in an epoch of an experience.
+  double rate(std::int64_t epoch) const {
+    double factor = 1;
+    for (auto const milestone : lr_milestones) {
+      if (epoch >= milestone) factor *= lr_factor;
+    }
+    return factor;
   }
 };
 

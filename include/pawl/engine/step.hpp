@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../core/context.hpp"
+#include "../core/optimizer.hpp"
 #include "checks.hpp"
 
 namespace pawl {
@@ -43,7 +44,9 @@ class Step {
   /// `fresh` are the rows of the step; `traced` asks for the values of closed-form penalties;
   /// `draws` says (and learns) whether the module draws random numbers in its forward.
   void run(Rows fresh, bool traced, bool& draws) {
-    c.learning_rate = optimizer.learning_rate();
+    prepare(optimizer, c.arena);
+    auto const rate = optimizer.learning_rate(), factor = c.training.rate(c.epoch);
+    c.learning_rate = rate * factor;
     c.fresh = std::move(fresh);
     auto shards = extend();
     BufferMean buffers(*c.model.module, c.training.shards);
@@ -63,7 +66,10 @@ class Step {
     if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
     if (traced) strategies.closed_form_values(c);
     strategies.edit_gradient(c);
+    if (c.training.clip_norm > 0) clip(c.gradient());
+    if (factor != 1) set_learning_rate(optimizer, c.learning_rate);
     optimizer.step(c.arena);
+    if (factor != 1) set_learning_rate(optimizer, rate);
     strategies.after_step(c);
   }
 
@@ -176,6 +182,12 @@ class Step {
     c.task_loss = losses_.take();
     c.arena.set_gradient(gradients_.take());
     if (strategies.wants_task_gradient) c.task_gradient = task_gradients_.take();
+  }
+
+  /// Scales the gradient [P] down to the norm allowed; stays on the device.
+  void clip(Tensor const& gradient) const {
+    auto const share = c.training.clip_norm / (gradient.norm() + 1e-6);
+    gradient.mul_(share.clamp_max(1));
   }
 
   /// Parameters that ever had a gradient and have none in this step get a zero one.
