@@ -187,19 +187,38 @@ std::string cell(std::string const& text) {
 }
 
 /// The tables of docs/options.md.
+std::string const table_head = "\n| flag | default | values | meaning |\n|---|---|---|---|\n";
+
+std::string table_row(std::string const& flag, pawl::Option const& option) {
+  return fmt::format("| `{}` | {} | {} | {} |\n", flag, cell(option.get()), cell(option.values),
+                     cell(option.help));
+}
+
+/// Options that belong to no component.
+std::string settings_tables() {
+  Config config;
+  std::string text;
+  for (std::string const section : {"", "training", "evaluation"}) {
+    text += "\n## " + (section.empty() ? "run" : section) + "\n" + table_head;
+    for (auto const& knob : knobs(config)) {
+      if (knob.section == section) text += table_row(knob.flag(), knob.option);
+    }
+  }
+  return text;
+}
+
 std::string markdown(std::vector<Family> const& chosen) {
   std::string text =
       "# Options\n\nWritten by `pawl-bench list --markdown`; the texts live beside the options in "
       "the headers.\n";
+  if (chosen.size() == families().size()) text += settings_tables();
   for (auto const& family : chosen) {
     text += "\n## " + family.plural + "\n";
     for (auto const& entry : family.entries) {
       text += fmt::format("\n### {}\n\n{}.\n", entry.name, entry.about);
-      if (!entry.options.empty())
-        text += "\n| flag | default | values | meaning |\n|---|---|---|---|\n";
+      if (!entry.options.empty()) text += table_head;
       for (auto const& option : entry.options) {
-        text += fmt::format("| `{}{}` | {} | {} | {} |\n", entry.prefix, option.name,
-                            cell(option.get()), cell(option.values), cell(option.help));
+        text += table_row(entry.prefix + option.name, option);
       }
     }
   }
