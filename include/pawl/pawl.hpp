@@ -6,6 +6,7 @@
 #include "core/any_learner.hpp"
 #include "core/learner.hpp"
 #include "core/snapshot.hpp"
+#include "core/torch_optimizer.hpp"
 #include "data/cifar.hpp"
 #include "data/digits.hpp"
 #include "data/idx.hpp"

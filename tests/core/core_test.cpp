@@ -13,6 +13,7 @@
 #include <torch/optim/sgd.h>
 #include <pawl/core/any_learner.hpp>
 #include <pawl/core/learner.hpp>
+#include <pawl/core/torch_optimizer.hpp>
 #include <pawl/metrics/evaluate.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win

@@ -1,12 +1,8 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <cstdint>
-#include <functional>
-#include <memory>
-#include <sstream>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "../engine/arena.hpp"
@@ -184,84 +180,6 @@ struct AdamFamily {
 using Adam = AdamFamily<false>;
 using AdamW = AdamFamily<true>;
 
-/// Any optimizer of `torch::optim`, through a function that makes one for given parameters:
-/// @code
-///   TorchOptimizer{.make = [](auto parameters) {
-///     return std::make_unique<torch::optim::RMSprop>(parameters,
-///     torch::optim::RMSpropOptions(0.01));
-///   }}
-/// @endcode
-/// It is made anew, without its state, when a head grows or a parameter is replaced.
-struct TorchOptimizer {
-  std::function<std::unique_ptr<torch::optim::Optimizer>(std::vector<Tensor>)> make;
-
-  static constexpr char const* name = "torch";
-
-  void step(Arena& arena) {
-    prepare(arena);
-    inner->step();
-  }
-
-  /// Makes the inner optimizer, where there is none for these parameters.
-  void prepare(Arena& arena) {
-    auto const& first = arena.parameters().front();
-    if (inner && owner.is_same(first)) return;
-    require(static_cast<bool>(make), "TorchOptimizer: set 'make' to a function that builds it");
-    inner = make(arena.parameters());
-    owner = first;
-    if (saved.defined()) restore(*inner, saved);
-  }
-
-  /// That of the first group of parameters; 0 before `prepare`.
-  double learning_rate() const {
-    return inner ? inner->param_groups().front().options().get_lr() : 0;
-  }
-  /// Other groups keep their ratio to the first.
-  void set_learning_rate(double rate) {
-    if (!inner) return;
-    auto const before = learning_rate();
-    for (auto& group : inner->param_groups()) {
-      auto& options = group.options();
-      auto const same = options.get_lr() == before;
-      options.set_lr(same ? rate : options.get_lr() * rate / before);
-    }
-  }
-  void reset() { inner.reset(), saved.reset(); }
-
-  /// The state of the inner optimizer travels as the bytes of LibTorch's own archive.
-  void state(Archive& a) {
-    if (a.mode == Archive::Mode::grow) return reset();
-    if (a.saving() && inner) saved = bytes_of(*inner);
-    a("bytes", saved);
-    if (!a.loading()) return;
-    inner.reset();
-    if (saved.defined()) saved = saved.cpu();
-  }
-
-  // State: written by `step`.
-  std::shared_ptr<torch::optim::Optimizer> inner{};
-  Tensor saved{};  ///< bytes to restore when the optimizer is made
-  Tensor owner{};  ///< first parameter of the arena that `inner` was made for
-
- private:
-  static Tensor bytes_of(torch::optim::Optimizer& optimizer) {
-    torch::serialize::OutputArchive archive;
-    optimizer.save(archive);
-    std::ostringstream stream;
-    archive.save_to(stream);
-    auto const text = stream.str();
-    auto bytes = torch::empty({static_cast<std::int64_t>(text.size())}, torch::kUInt8);
-    std::copy(text.begin(), text.end(), bytes.data_ptr<std::uint8_t>());
-    return bytes;
-  }
-  static void restore(torch::optim::Optimizer& optimizer, Tensor const& bytes) {
-    torch::serialize::InputArchive archive;
-    archive.load_from(reinterpret_cast<char const*>(bytes.data_ptr<std::uint8_t>()),
-                      static_cast<std::size_t>(bytes.numel()));
-    optimizer.load(archive);
-  }
-};
-
 /// Lets an optimizer get ready for a step, where it has something to do before.
 template <class O>
 void prepare(O& optimizer, Arena& arena) {
@@ -279,70 +197,6 @@ void set_learning_rate(O& optimizer, double rate) {
         "void set_learning_rate(double)");
   }
 }
-
-/// An optimizer of any type behind one interface.
-class AnyOptimizer {
- public:
-  AnyOptimizer() : AnyOptimizer(Sgd{}) {}
-
-  template <Optimizer O>
-  requires(!std::is_same_v<O, AnyOptimizer>)
-      AnyOptimizer(O optimizer)  // NOLINT(google-explicit-constructor): any optimizer is one
-      : self_(std::make_unique<Held<O>>(std::move(optimizer))) {}
-
-  AnyOptimizer(AnyOptimizer const& other) : self_(other.self_->copy()) {}
-  AnyOptimizer(AnyOptimizer&&) = default;
-  AnyOptimizer& operator=(AnyOptimizer other) {
-    self_ = std::move(other.self_);
-    return *this;
-  }
-
-  void step(Arena& arena) { self_->step(arena); }
-  void reset() { self_->reset(); }
-  void state(Archive& a) { self_->state(a); }
-  void describe(Options& o) { self_->describe(o); }
-  double learning_rate() const { return self_->learning_rate(); }
-  void set_learning_rate(double rate) { self_->set_learning_rate(rate); }
-  void prepare(Arena& arena) { self_->prepare(arena); }
-  std::string type_name() const { return self_->type_name(); }
-
- private:
-  struct Interface {
-    virtual ~Interface() = default;
-    virtual std::unique_ptr<Interface> copy() const = 0;
-    virtual void step(Arena&) = 0;
-    virtual void reset() = 0;
-    virtual void state(Archive&) = 0;
-    virtual void describe(Options&) = 0;
-    virtual double learning_rate() const = 0;
-    virtual void set_learning_rate(double) = 0;
-    virtual void prepare(Arena&) = 0;
-    virtual std::string type_name() const = 0;
-  };
-  template <class O>
-  struct Held final : Interface {
-    explicit Held(O o) : optimizer(std::move(o)) {}
-    std::unique_ptr<Interface> copy() const override { return std::make_unique<Held>(optimizer); }
-    void step(Arena& arena) override { optimizer.step(arena); }
-    void reset() override { optimizer.reset(); }
-    void state(Archive& a) override { optimizer.state(a); }
-    void describe(Options& o) override {
-      if constexpr (requires { optimizer.describe(o); }) optimizer.describe(o);
-    }
-    double learning_rate() const override { return optimizer.learning_rate(); }
-    void set_learning_rate(double rate) override { pawl::set_learning_rate(optimizer, rate); }
-    void prepare(Arena& arena) override { pawl::prepare(optimizer, arena); }
-    std::string type_name() const override {
-      if constexpr (requires { O::name; }) {
-        return O::name;
-      } else {
-        return "custom";
-      }
-    }
-    O optimizer;
-  };
-  std::unique_ptr<Interface> self_;
-};
 
 }  // namespace v0
 }  // namespace pawl

@@ -7,7 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "optimizer.hpp"
+#include "any_optimizer.hpp"
+#include "torch_optimizer.hpp"
 
 #include <torch/optim/adagrad.h>
 #include <torch/optim/rmsprop.h>
