@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "messages.hpp"
+
 #include <torch/nn/modules/activation.h>
 #include <pawl/core/any_learner.hpp>
 #include <pawl/heads/growing.hpp>
@@ -50,19 +52,6 @@ std::string saved(L& learner, Folder const& folder) {
   auto const path = folder / "saved";
   learner.save(path);
   return bytes_of(path);
-}
-
-std::string message_of(std::function<void()> const& action) {
-  try {
-    action();
-  } catch (Error const& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(std::string const& text, std::string const& part) {
-  return text.find(part) != std::string::npos;
 }
 
 Experience rows(std::int64_t index = 0, std::int64_t classes = 3, std::int64_t task = -1,

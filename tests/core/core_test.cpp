@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "messages.hpp"
+
 #include <torch/nn/functional/activation.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
@@ -59,19 +61,6 @@ Tensor flat_parameters(nn::Sequential const& net) {
 
 bool same_bits(Tensor const& a, Tensor const& b) {
   return a.defined() == b.defined() && (!a.defined() || (a.sizes() == b.sizes() && a.equal(b)));
-}
-
-std::string message_of(std::function<void()> const& action) {
-  try {
-    action();
-  } catch (std::exception const& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(std::string const& text, std::string const& part) {
-  return text.find(part) != std::string::npos;
 }
 
 std::filesystem::path scratch(std::string const& name) {

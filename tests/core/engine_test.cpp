@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "messages.hpp"
+
 #include <ATen/record_function.h>
 #include <c10/core/CPUAllocator.h>
 #include <torch/nn/modules/activation.h>
@@ -85,19 +87,6 @@ bool same_bits(std::vector<Tensor> const& a, std::vector<Tensor> const& b) {
     if (a[i].sizes() != b[i].sizes() || !a[i].equal(b[i])) return false;
   }
   return true;
-}
-
-std::string message_of(std::function<void()> const& action) {
-  try {
-    action();
-  } catch (Error const& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(std::string const& text, std::string const& part) {
-  return text.find(part) != std::string::npos;
 }
 
 /// The loop one would write: batches of 8 in the given order, rows of one task at a time.

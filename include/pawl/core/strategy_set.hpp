@@ -53,8 +53,6 @@ struct StrategySet {
 
   static constexpr bool has_loss = (HasLoss<S> || ...);
   static constexpr bool has_scores = (HasScores<S> || ...);
-  static constexpr bool edits_gradient = (HasEditGradient<S> || ...);
-  static constexpr bool has_penalty = (HasPenalty<S> || ...);
   static constexpr bool wants_task_gradient = (NeedsTaskGradient<S> || ...);
 
   static constexpr void check() {
