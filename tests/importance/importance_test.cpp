@@ -8,10 +8,12 @@
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/normalization.h>
+#include <torch/nn/modules/pooling.h>
 #include <pawl/core/learner.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/importance/fisher.hpp>
 #include <pawl/importance/sensitivity.hpp>
+#include <pawl/models/slim_resnet18.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -147,8 +149,8 @@ void check_agreement(Model const& net, Dataset const& data, bool batched,
     PerSamplePath path;
     auto const f = fisher(net, arena, data, {.labels = kind}, {3}, {}, &path);
     CHECK(relative(f, fisher_loop(net, arena, data, {.labels = kind}, {3})) <= 1e-6);
-    CHECK(path.batched == batched);
     CAPTURE(path.obstacle);
+    CHECK(path.batched == batched);
     CHECK(path.obstacle.find(obstacle) != std::string::npos);
   }
   PerSamplePath path;
@@ -224,12 +226,48 @@ TEST_CASE("many samples at once give what one at a time gives") {
   auto const few = data.select(torch::arange(20));
   check_agreement(seeded(std::make_shared<ResidualImpl>(1)), few, false, "'bias' is broadcast");
   auto const images = data_of(draws({20, 1, 5, 5}, 3), labels(20, 4));
-  check_agreement(convolutional(), images, false, "BatchNorm");
+  check_agreement(convolutional(), images, true, "");
   auto norm = seeded(nn::Sequential(nn::Linear(4, 6), nn::BatchNorm1d(6), nn::Linear(6, 4)));
-  check_agreement(norm, data.select(torch::arange(40)), false, "BatchNorm");
+  check_agreement(norm, data.select(torch::arange(40)), true, "");
   check_agreement(seeded(nn::Sequential(nn::Linear(4, 6), nn::LayerNorm(nn::LayerNormOptions({6})),
                                         nn::Linear(6, 4))),
                   few, false, "LayerNorm");
+}
+
+TEST_CASE("convolutions of every kind, at once and one by one") {
+  auto const images = data_of(draws({30, 2, 9, 9}, 8), labels(30, 4));
+  auto const with = [](nn::Conv2d const& layer, std::int64_t features) {
+    return seeded(nn::Sequential(layer, nn::ReLU(nn::ReLUOptions().inplace(true)), nn::Flatten(),
+                                 nn::Linear(features, 4)));
+  };
+  check_agreement(with(nn::Conv2d(nn::Conv2dOptions(2, 4, 3).stride(2).padding(1)), 100), images,
+                  true, "");
+  check_agreement(with(nn::Conv2d(nn::Conv2dOptions(2, 4, {3, 1}).padding({0, 2}).bias(false)), 364),
+                  images, true, "");
+  check_agreement(with(nn::Conv2d(nn::Conv2dOptions(2, 4, 3).dilation(2).groups(2)), 100), images,
+                  true, "");
+  auto frozen = with(nn::Conv2d(2, 4, 3), 196);
+  frozen->children()[0]->named_parameters()["weight"].requires_grad_(false);
+  check_agreement(frozen, images, true, "");
+  check_agreement(
+      seeded(nn::Sequential(nn::Conv2d(2, 4, 3), nn::MaxPool2d(2), nn::Conv2d(4, 4, 2),
+                            nn::AvgPool2d(2), nn::Flatten(), nn::Linear(4, 4))),
+      images, true, "");
+  SlimResNet18 residual(2, 4, SlimResNet18Options{.nf = 2});
+  check_agreement(seeded(residual), images.select(torch::arange(8)), true, "");
+  check_agreement(seeded(nn::Sequential(nn::ConvTranspose2d(2, 2, 2), nn::Flatten(),
+                                        nn::Linear(200, 4))),
+                  images, false, "not one of a Conv2d");
+}
+
+TEST_CASE("convolutions that share weights or statistics go one by one") {
+  auto const images = data_of(draws({12, 2, 5, 5}, 9), labels(12, 4));
+  nn::Conv2d twice(nn::Conv2dOptions(2, 2, 3).padding(1));
+  check_agreement(seeded(nn::Sequential(twice, nn::Tanh(), twice, nn::Flatten(), nn::Linear(50, 4))),
+                  images, false, "is used twice");
+  nn::BatchNorm2d norm(nn::BatchNorm2dOptions(2).track_running_stats(false));
+  check_agreement(seeded(nn::Sequential(nn::Conv2d(2, 2, 3), norm, nn::Flatten(), nn::Linear(18, 4))),
+                  images, false, "no statistics of its own");
 }
 
 TEST_CASE("weights that are used twice are summed over their uses before squaring") {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "../core/context.hpp"
-#include "linear_graph.hpp"
+#include "layer_graph.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -38,10 +38,16 @@ struct Probe {
   bool allow_batched = true;      ///< false: always one sample at a time
   PerSamplePath* path = nullptr;  ///< where to report the way taken
 
-  /// Logits [n, C'] of rows with their graph, in the mode the module is in.
-  Tensor logits(Dataset const& data, Rows const& rows) const {
+  /// Logits [n, C'] of rows with their graph, in the mode the module is in. With `produced` the
+  /// graph reaches back to the inputs.
+  Tensor logits(Dataset const& data, Rows const& rows, ProducedTensors* produced = nullptr) const {
     model.route(rows.task);
-    auto const z = model.forward(data.normalise(rows.stored.to(arena.device()), arena.dtype()));
+    auto x = data.normalise(rows.stored.to(arena.device()), arena.dtype());
+    if (produced != nullptr) {
+      x = x.detach().requires_grad_(true);
+      produced->note(x);
+    }
+    auto const z = model.forward(x);
     return active ? active(z, rows.labels, rows.task) : z;
   }
 
@@ -98,6 +104,12 @@ struct PerSampleSum {
     }
   }
 
+  /// sum <- sum + sum_n f(t_n), for t [n, ...] with one row per sample.
+  void add_samples(Tensor& sum, Tensor const& t) const {
+    auto const part = f(t).sum(0);
+    sum.defined() ? sum.add_(part) : (sum = part);
+  }
+
   static torch::Dtype wide_type(Tensor const& t) {
     return t.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
   }
@@ -121,46 +133,107 @@ inline void add_single(Probe const& probe, Dataset const& data, PerSampleSum con
   }
 }
 
-/// Adds the terms of all rows at once, if the graph allows: with g_n the gradient at the output of
-/// a linear layer and a_n its input, f(d l_n / dW) = f(g_n) f(a_n)^T, so a sum over samples is one
-/// product. Returns the obstacle.
+/// sum_n f(d l_n / d th) of one layer, from the gradients g_n at its output, which come scalar by
+/// scalar.
+class LayerSum {
+ public:
+  LayerSum(LayerUse const& use, PerSampleSum const& what) : use_(use), what_(what) {}
+
+  /// Takes the gradients [n, out] or [n, C, H, W] of one scalar per sample.
+  void take(Tensor const& g) {
+    if (use_.kind == LayerUse::Kind::linear) return what_.add(spread_, g);
+    auto const rows = use_.input.defined() ? use_.input : g;
+    if (use_.kind == LayerUse::Kind::convolution) {
+      if (use_.weight >= 0) take_patches(g);
+    } else if (use_.weight >= 0) {
+      what_.add_samples(weight_, within(rows * g));
+    }
+    if (use_.bias >= 0) what_.add_samples(bias_, within(g));
+  }
+
+  /// Adds to a sum [P].
+  void add_to(Arena const& arena, Tensor const& sum) {
+    if (spread_.defined()) finish_linear();
+    if (weight_.defined()) place(arena, sum, use_.weight, weight_);
+    if (bias_.defined()) place(arena, sum, use_.bias, bias_);
+  }
+
+ private:
+  static void place(Arena const& arena, Tensor const& sum, std::int64_t parameter,
+                    Tensor const& value) {
+    auto const view = arena.parameter_view(sum, static_cast<std::size_t>(parameter));
+    view.add_(value.view(view.sizes()));
+  }
+
+  /// d l_n / dW = g_n a_n^T, so f(d l_n / dW) = f(g_n) f(a_n)^T: a sum over samples is one product.
+  void finish_linear() {
+    if (use_.weight >= 0) {
+      auto const a = what_.f(use_.input);
+      weight_ = use_.transposed ? spread_.t().mm(a) : a.t().mm(spread_);
+    }
+    if (use_.bias >= 0) bias_ = spread_.sum(0);
+  }
+
+  /// d l_n / dW = g_n U_n^T, with U_n the patches under the kernel. A few samples at a time, so
+  /// that gradients and patches stay in the caches.
+  void take_patches(Tensor const& g) {
+    auto const n = g.size(0), groups = use_.groups, positions = g.size(2) * g.size(3);
+    auto const patch = use_.input.size(1) * use_.kernel[0] * use_.kernel[1];
+    auto const each = g.size(1) * patch / groups + patch * positions;  // numbers per sample
+    auto const some = std::max<std::int64_t>(1, (std::int64_t{1} << 19) / each);
+    for (std::int64_t begin = 0; begin < n; begin += some) {
+      auto const count = std::min(some, n - begin);
+      auto const patches =
+          at::im2col(use_.input.narrow(0, begin, count), use_.kernel, use_.dilation, use_.padding,
+                     use_.stride)
+              .view({count * groups, patch / groups, positions});
+      auto const gradients = g.narrow(0, begin, count)
+                                 .reshape({count * groups, g.size(1) / groups, positions})
+                                 .bmm(patches.transpose(1, 2));
+      what_.add_samples(weight_, gradients.view({count, -1}));
+    }
+  }
+
+  /// Sums [n, C] over the positions within each sample.
+  static Tensor within(Tensor const& t) { return t.dim() > 2 ? t.flatten(2).sum(2) : t; }
+
+  LayerUse const& use_;
+  PerSampleSum const& what_;
+  Tensor spread_;         ///< linear: sum_k f(g_nk) [n, out]
+  Tensor weight_, bias_;  ///< the sums so far
+};
+
+/// Adds the terms of all rows at once, if the graph allows. Returns the obstacle.
 inline std::string add_batched(Probe const& probe, Dataset const& data, PerSampleSum const& what,
                                Rows const& rows, std::int64_t first, Tensor const& sum) {
-  auto const z = probe.logits(data, rows);
+  ProducedTensors produced;
+  auto const z = probe.logits(data, rows, &produced);
   if (z.dim() != 2) return "the logits are not [N, C]";
-  auto const graph = LinearGraphReader(z, probe.arena).take();
+  auto const graph = LayerGraphReader(z, produced, probe.model, probe.arena).take();
   if (!graph.obstacle.empty() || graph.uses.empty()) return graph.obstacle;
   torch::autograd::edge_list outputs;
-  for (auto const& use : graph.uses) outputs.push_back(use.output);
-  std::vector<Tensor> spread(outputs.size());  // sum_k f(g_nk) [n, out] of each layer
+  std::vector<LayerSum> sums;
+  for (auto const& use : graph.uses) {
+    outputs.push_back(use.output);
+    sums.emplace_back(use, what);
+  }
   auto const terms = what.cotangents(z.detach(), rows, first);
   for (std::int64_t k = 0; k < terms.count; ++k) {
     auto const gradients = torch::autograd::Engine::get_default_engine().execute(
         {torch::autograd::impl::gradient_edge(z)}, {terms.at(k)}, k + 1 < terms.count, false, false,
         outputs);
+    torch::NoGradGuard no_grad;
     for (std::size_t l = 0; l < outputs.size(); ++l) {
-      if (!gradients[l].defined()) continue;
-      what.add(spread[l], gradients[l].detach());
+      if (gradients[l].defined()) sums[l].take(gradients[l].detach());
     }
   }
   torch::NoGradGuard no_grad;
-  for (std::size_t l = 0; l < outputs.size(); ++l) {
-    auto const& use = graph.uses[l];
-    if (!spread[l].defined()) continue;
-    if (use.weight >= 0) {
-      auto const a = what.f(use.input);
-      auto const product = use.transposed ? spread[l].t().mm(a) : a.t().mm(spread[l]);
-      probe.arena.parameter_view(sum, static_cast<std::size_t>(use.weight)).add_(product);
-    }
-    if (use.bias >= 0) {
-      probe.arena.parameter_view(sum, static_cast<std::size_t>(use.bias)).add_(spread[l].sum(0));
-    }
-  }
+  for (auto& layer : sums) layer.add_to(probe.arena, sum);
   return "";
 }
 
-/// Samples that influence each other in the forward pass leave no trace in the graph: compares a
-/// few of them with the loop.
+/// Samples that influence each other in the forward pass leave no trace in the graph, nor do
+/// factors in a layer: compares a few samples with the loop, parameter by parameter.
 inline std::string compare_ways(Probe const& probe, Dataset const& data, PerSampleSum const& what,
                                 Rows const& rows, std::int64_t first) {
   auto const few = rows.slice(0, std::min<std::int64_t>(3, rows.size()));
@@ -173,9 +246,15 @@ inline std::string compare_ways(Probe const& probe, Dataset const& data, PerSamp
     add_single(probe, data, what, few.slice(i, i + 1), first + i, looped);
   }
   auto const tolerance = weights.element_size() < 4 ? 5e-2 : 1e-2;
-  auto const close = (batched - looped).norm().template item<double>() <=
-                     tolerance * looped.norm().template item<double>();
-  return close ? "" : "samples influence each other in the forward pass";
+  auto const difference = batched - looped;
+  for (std::size_t i = 0; i < probe.arena.parameters().size(); ++i) {
+    auto const off = probe.arena.parameter_view(difference, i).norm().item<double>();
+    auto const norm = probe.arena.parameter_view(looped, i).norm().item<double>();
+    if (off > tolerance * norm) {
+      return "samples influence each other in the forward pass, or a layer has factors of its own";
+    }
+  }
+  return "";
 }
 
 /// sum [P] float64 over the samples at `positions` [k] of a data set. On the side: eval mode;
