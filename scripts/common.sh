@@ -17,7 +17,7 @@ die() {
 # Debian packages for a compiler, CMake and the libraries of programs and tests.
 BUILD_PACKAGES=(g++ cmake ninja-build ccache zlib1g-dev
   libfmt-dev nlohmann-json3-dev libtomlplusplus-dev)
-TEST_PACKAGES=(doctest-dev libbenchmark-dev)
+TEST_PACKAGES=(doctest-dev libbenchmark-dev libcli11-dev)
 
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi

@@ -67,8 +67,8 @@ void add_names(std::vector<Knob>& all, Config& c) {
                           "trained once on all data; cumulative, from_scratch: on all data so far, "
                           "going on or with new weights",
                   .choices = strategies,
-                  .get = [&c] { return c.strategy_text(); },
-                  .set = [&c](std::string const& names) { c.set_strategies(names); }}});
+                  .present = [&c] { return c.strategy_text(); },
+                  .replace = [&c](std::string const& names) { c.set_strategies(names); }}});
   Options stream, optimizer, model;
   stream.component(
       "name", pawl::stream_names(), "data set and what makes experiences of it",

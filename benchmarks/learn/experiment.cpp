@@ -299,6 +299,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
   if (config.stream.kind == pawl::StreamKind::joint) joint_metrics(result, matrix.rows().back());
   for (auto const& p : learner.context().arena.parameters()) result.parameters += p.numel();
   result.state_bytes = learner.state_bytes();
+  result.engine = learner.context().engine();
   result.peak_bytes = peak_bytes();
   result.total_seconds = seconds_since(start);
   return result;

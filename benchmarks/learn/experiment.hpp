@@ -45,6 +45,7 @@ struct SeedResult {
   std::vector<std::vector<double>> matrix = {};  ///< NaN where not evaluated
   std::vector<std::int64_t> test_sizes = {};
   std::string prediction = {};         ///< class, task_masked or task_head
+  std::string engine = {};             ///< how the last experience's steps were computed
   std::vector<double> untrained = {};  ///< empty: the model has no outputs before training
   double train_seconds = 0, evaluate_seconds = 0, total_seconds = 0;
   std::int64_t steps = 0;

@@ -152,6 +152,7 @@ Json result_record(SeedResult const& r) {
       {"untrained", r.untrained.empty() ? Json(nullptr) : numbers(r.untrained)},
       {"test_sizes", r.test_sizes},
       {"prediction", r.prediction},
+      {"engine", r.engine},
       {"seconds",
        {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}, {"total", r.total_seconds}}},
       {"steps", r.steps},

@@ -25,6 +25,7 @@
 #include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
+#include <pawl/models/mlp.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -296,6 +297,11 @@ TEST_CASE("without shards, a naive step has the operations and allocations of a 
   auto net = plain_network(torch::kFloat32), twin = plain_network(torch::kFloat32);
   Learner learner{net, Sgd{.lr = 0.1}};
   auto const ours = cost_of_five_steps([&](std::int64_t steps) {
+    learner.fit(
+        experience,
+        {.iterations = steps, .batch_size = 8, .shuffle = false, .engine = Engine::reference});
+  });
+  auto const compiled = cost_of_five_steps([&](std::int64_t steps) {
     learner.fit(experience, {.iterations = steps, .batch_size = 8, .shuffle = false});
   });
   auto const order = torch::arange(80);
@@ -318,6 +324,109 @@ TEST_CASE("without shards, a naive step has the operations and allocations of a 
   CHECK(by_hand.operations.size() > 10);
   CHECK(by_hand.allocations > 0);
   CHECK(ours.allocations == by_hand.allocations);
+  // Without autograd's graph the layers leave no nodes, and their results keep their memory.
+  INFO("compiled:\n", list(compiled.operations));
+  CHECK(compiled.operations.count("aten::addmm") == 1);
+  CHECK(compiled.operations.count("AddmmBackward0") == 0);
+  CHECK(by_hand.operations.count("AddmmBackward0") == 1);
+  CHECK(compiled.allocations < by_hand.allocations);
+}
+
+TEST_CASE("a chain of layers is compiled, and gives the bits of autograd") {
+  auto const x = rows(80, torch::kFloat32);
+  auto const wide = nn::LinearOptions(5, 7).bias(false);
+  std::vector<std::function<nn::Sequential()>> const chains{
+      [] { return nn::Sequential(nn::Linear(5, 7), nn::ReLU(), nn::Linear(7, 3)); },
+      [] { return nn::Sequential(nn::Flatten(), nn::Linear(5, 7), nn::Tanh(), nn::Linear(7, 3)); },
+      [&] {
+        return nn::Sequential(nn::Linear(wide), nn::Sigmoid(), nn::Linear(7, 4), nn::Linear(4, 3));
+      },
+      [] { return nn::Sequential(nn::Linear(5, 3)); },
+      [] {  // a frozen layer
+        nn::Sequential net(nn::Linear(5, 7), nn::ReLU(), nn::Linear(7, 6), nn::Linear(6, 3));
+        for (auto& p : net[2]->as<nn::Linear>()->parameters()) p.requires_grad_(false);
+        return net;
+      }};
+  for (auto const& make : chains) {
+    for (auto const& optimizer : {AnyOptimizer(Sgd{.lr = 0.1}), AnyOptimizer(Adam{.lr = 0.01})}) {
+      auto net = make(), twin = make();
+      draw_weights(*net), draw_weights(*twin);
+      AnyLearner learner{Model(net), optimizer, StrategyList{}};
+      AnyLearner slow{Model(twin), optimizer, StrategyList{}};
+      learner.fit(x, {.epochs = 3, .batch_size = 9});
+      slow.fit(x, {.epochs = 3, .batch_size = 9, .engine = Engine::reference});
+      CHECK(learner.context().engine() == "compiled");
+      CHECK(slow.context().engine() == "reference");
+      CHECK(same_bits(copies(*net), copies(*twin)));
+    }
+  }
+}
+
+namespace {
+
+/// A perceptron whose forward is more than its layers.
+struct ScaledImpl : MlpImpl {
+  ScaledImpl() : MlpImpl(5, 3, MlpOptions{.hidden = {7}}, Seed{2}) {}
+  Tensor forward(Tensor const& x) { return 2 * MlpImpl::forward(x); }
+};
+
+/// Edits the logits in place, and has the network run once more on the side.
+struct Meddles {
+  static constexpr char const* name = "meddles";
+  Tensor loss(Context& c) {
+    c.logits.mul_(0.9);
+    return c.weighted_cross_entropy();
+  }
+  Tensor penalty(Context& c) { return c.forward(c.batch.x + 0.1).square().mean(); }
+};
+
+/// Reads what the supervised loss alone does to the weights.
+struct Reads {
+  static constexpr char const* name = "reads";
+  static constexpr bool needs_task_gradient = true;
+  Tensor penalty(Context& c) { return c.logits.square().mean(); }
+  void after_step(Context& c) { sum = sum.defined() ? sum + c.task_gradient : c.task_gradient; }
+  Tensor sum;
+};
+
+}  // namespace
+
+TEST_CASE("what is no chain of layers runs through autograd, and says why") {
+  auto const x = rows(40, torch::kFloat32);
+  auto const engine_of = [&](auto net) {
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.fit(x, {.batch_size = 8});
+    return learner.context().engine();
+  };
+  nn::Linear twice(5, 5);
+  auto const no_chain = "reference: the model is not a chain of layers";
+  CHECK(engine_of(nn::Sequential(nn::Linear(5, 7), nn::BatchNorm1d(7), nn::Linear(7, 3))) ==
+        no_chain);
+  CHECK(engine_of(nn::Sequential(nn::Linear(5, 7), GrowingHead(7))) == no_chain);
+  CHECK(engine_of(nn::Sequential(nn::ReLU(), nn::Linear(5, 3))) == no_chain);
+  CHECK(engine_of(nn::Sequential(twice, nn::ReLU(), twice)) ==
+        "reference: the model uses a parameter twice");
+  CHECK(engine_of(Mlp(5, 3, MlpOptions{.hidden = {7}})) == "compiled");
+  CHECK(engine_of(Mlp(5, 3, MlpOptions{.hidden = {7}, .dropout = 0.1})) == no_chain);
+  CHECK(engine_of(std::make_shared<ScaledImpl>()) ==
+        "reference: the model's forward is more than its chain of layers");
+}
+
+TEST_CASE("strategies see the same step whichever engine runs it") {
+  auto const x = rows(40, torch::kFloat64);
+  auto const run = [&](Engine engine, std::int64_t shards) {
+    auto net = plain_network(torch::kFloat64);
+    Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.5}, Meddles{}, Reads{}};
+    learner.fit(x, {.epochs = 2, .batch_size = 8, .shards = shards, .engine = engine});
+    auto all = copies(*net);
+    all.push_back(learner.strategy<Reads>().sum);
+    return all;
+  };
+  for (std::int64_t const shards : {1, 3}) {
+    auto const compiled = run(Engine::compiled, shards), slow = run(Engine::reference, shards);
+    for (std::size_t i = 0; i < slow.size(); ++i)
+      CHECK(compiled[i].allclose(slow[i], 1e-12, 1e-14));
+  }
 }
 
 TEST_CASE("parameters may leave the arena by any way, and training goes on with their values") {

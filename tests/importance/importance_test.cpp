@@ -242,32 +242,34 @@ TEST_CASE("convolutions of every kind, at once and one by one") {
   };
   check_agreement(with(nn::Conv2d(nn::Conv2dOptions(2, 4, 3).stride(2).padding(1)), 100), images,
                   true, "");
-  check_agreement(with(nn::Conv2d(nn::Conv2dOptions(2, 4, {3, 1}).padding({0, 2}).bias(false)), 364),
-                  images, true, "");
+  check_agreement(
+      with(nn::Conv2d(nn::Conv2dOptions(2, 4, {3, 1}).padding({0, 2}).bias(false)), 364), images,
+      true, "");
   check_agreement(with(nn::Conv2d(nn::Conv2dOptions(2, 4, 3).dilation(2).groups(2)), 100), images,
                   true, "");
   auto frozen = with(nn::Conv2d(2, 4, 3), 196);
   frozen->children()[0]->named_parameters()["weight"].requires_grad_(false);
   check_agreement(frozen, images, true, "");
-  check_agreement(
-      seeded(nn::Sequential(nn::Conv2d(2, 4, 3), nn::MaxPool2d(2), nn::Conv2d(4, 4, 2),
-                            nn::AvgPool2d(2), nn::Flatten(), nn::Linear(4, 4))),
-      images, true, "");
+  check_agreement(seeded(nn::Sequential(nn::Conv2d(2, 4, 3), nn::MaxPool2d(2), nn::Conv2d(4, 4, 2),
+                                        nn::AvgPool2d(2), nn::Flatten(), nn::Linear(4, 4))),
+                  images, true, "");
   SlimResNet18 residual(2, 4, SlimResNet18Options{.nf = 2});
   check_agreement(seeded(residual), images.select(torch::arange(8)), true, "");
-  check_agreement(seeded(nn::Sequential(nn::ConvTranspose2d(2, 2, 2), nn::Flatten(),
-                                        nn::Linear(200, 4))),
-                  images, false, "not one of a Conv2d");
+  check_agreement(
+      seeded(nn::Sequential(nn::ConvTranspose2d(2, 2, 2), nn::Flatten(), nn::Linear(200, 4))),
+      images, false, "not one of a Conv2d");
 }
 
 TEST_CASE("convolutions that share weights or statistics go one by one") {
   auto const images = data_of(draws({12, 2, 5, 5}, 9), labels(12, 4));
   nn::Conv2d twice(nn::Conv2dOptions(2, 2, 3).padding(1));
-  check_agreement(seeded(nn::Sequential(twice, nn::Tanh(), twice, nn::Flatten(), nn::Linear(50, 4))),
-                  images, false, "is used twice");
+  check_agreement(
+      seeded(nn::Sequential(twice, nn::Tanh(), twice, nn::Flatten(), nn::Linear(50, 4))), images,
+      false, "is used twice");
   nn::BatchNorm2d norm(nn::BatchNorm2dOptions(2).track_running_stats(false));
-  check_agreement(seeded(nn::Sequential(nn::Conv2d(2, 2, 3), norm, nn::Flatten(), nn::Linear(18, 4))),
-                  images, false, "no statistics of its own");
+  check_agreement(
+      seeded(nn::Sequential(nn::Conv2d(2, 2, 3), norm, nn::Flatten(), nn::Linear(18, 4))), images,
+      false, "no statistics of its own");
 }
 
 TEST_CASE("weights that are used twice are summed over their uses before squaring") {

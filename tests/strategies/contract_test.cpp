@@ -235,6 +235,20 @@ TEST_CASE("the same seed gives the same bits for every strategy") {
   }
 }
 
+TEST_CASE("every strategy gives the same with and without autograd's graph") {
+  for (auto const& name : strategy_names()) {
+    CAPTURE(name);
+    auto const run = [&](Engine engine) {
+      auto built = build({configured(name)});
+      auto training = usual;
+      training.engine = engine;
+      train(built, toy_stream(), training);
+      return weights_of(built);
+    };
+    CHECK(run(Engine::compiled).allclose(run(Engine::reference), 1e-10, 1e-12));
+  }
+}
+
 TEST_CASE("a strategy of strength 0, or with a memory of capacity 0, is naive bit for bit") {
   auto const stream = toy_stream();
   auto naive = build({});

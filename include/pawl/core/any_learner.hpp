@@ -19,7 +19,7 @@ class AnyStrategy {
   template <class S>
   requires(!std::same_as<S, AnyStrategy>)
       AnyStrategy(S strategy)  // NOLINT(google-explicit-constructor): any strategy is one
-      : self_(std::make_unique<Held<S>>(std::move(strategy))) {}
+      : self_(new Held<S>(std::move(strategy))) {}
 
   AnyStrategy(AnyStrategy const& other) : self_(other.self_->copy()) {}
   AnyStrategy(AnyStrategy&&) = default;
@@ -70,7 +70,7 @@ class AnyStrategy {
     using Set = StrategySet<S>;
     explicit Held(S s) : Set{std::tuple<S>(std::move(s))} { Set::check(); }
     std::unique_ptr<Interface> copy() const override {
-      return std::make_unique<Held>(std::get<0>(this->strategies));
+      return std::unique_ptr<Interface>(new Held(std::get<0>(this->strategies)));
     }
     bool owns_loss() const override { return Set::has_loss; }
     bool owns_scores() const override { return Set::has_scores; }

@@ -18,7 +18,7 @@ class AnyOptimizer {
   template <Optimizer O>
   requires(!std::is_same_v<O, AnyOptimizer>)
       AnyOptimizer(O optimizer)  // NOLINT(google-explicit-constructor): any optimizer is one
-      : self_(std::make_unique<Held<O>>(std::move(optimizer))) {}
+      : self_(new Held<O>(std::move(optimizer))) {}
 
   AnyOptimizer(AnyOptimizer const& other) : self_(other.self_->copy()) {}
   AnyOptimizer(AnyOptimizer&&) = default;
@@ -52,7 +52,9 @@ class AnyOptimizer {
   template <class O>
   struct Held final : Interface {
     explicit Held(O o) : optimizer(std::move(o)) {}
-    std::unique_ptr<Interface> copy() const override { return std::make_unique<Held>(optimizer); }
+    std::unique_ptr<Interface> copy() const override {
+      return std::unique_ptr<Interface>(new Held(optimizer));
+    }
     void step(Arena& arena) override { optimizer.step(arena); }
     void reset() override { optimizer.reset(); }
     void state(Archive& a) override { optimizer.state(a); }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../engine/arena.hpp"
+#include "../engine/chain.hpp"
 #include "../engine/plan.hpp"
 #include "archive.hpp"
 #include "data.hpp"
@@ -35,6 +36,8 @@ class Context {
   Training training;
   Seed seed;
   double learning_rate = 0;  ///< of the present step
+  CompiledChain chain;       ///< the model without autograd's graph, where it is a chain of layers
+  CompiledChain side_chain;  ///< the same with buffers of its own, for gradients on the side
 
   Tensor const& weights() const { return arena.weights(); }  ///< [P]
   Tensor const& gradient() { return arena.gradient(); }      ///< [P]; edits reach the optimizer
@@ -76,6 +79,12 @@ class Context {
   Tensor fresh_logits() const {
     return shard_logits.empty() ? logits.detach().narrow(0, 0, fresh.size())
                                 : torch::cat(shard_logits);
+  }
+
+  /// How steps are computed: "compiled", "reference", or "reference: " and why not compiled.
+  std::string engine() const {
+    if (training.engine == Engine::reference) return "reference";
+    return chain.compiled() ? "compiled" : "reference: " + chain.obstacle();
   }
 
   /// The slice of n rows (of a draw for the whole step) that belongs to the present shard.
@@ -265,8 +274,19 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   if (train_mode) buffers.emplace(*model.module);
   NoiseScope noise(generator("model.aux"), arena.device());
   torch::AutoGradMode grad(true);
-  auto const z = active_logits(forward(inputs(rows.stored), rows.task), rows.labels, rows.task, 0);
+  auto const x = inputs(rows.stored);
+  auto const compiled = side_chain.takes(x);
+  auto const logits = compiled ? side_chain.forward(x) : forward(x, rows.task);
+  auto const z = active_logits(logits, rows.labels, rows.task, 0);
   auto const loss = at::cross_entropy_loss(z, rows.y);
+  if (compiled) {
+    if (used) used->assign(arena.parameters().size(), true);
+    auto flat = torch::zeros_like(arena.weights());
+    side_chain.backward(
+        torch::autograd::grad({loss}, {side_chain.leaf()}).front(),
+        [&](std::size_t i, auto const& f) { f(arena.parameter_view(flat, i), false); });
+    return flat;
+  }
   auto const gradients = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);
   if (used) {
     used->clear();

@@ -73,6 +73,7 @@ class Learner {
     auto& c = context_;
     if (!resuming_) start(experience);
     c.train = strategies_.enlarge(c, std::move(c.train));
+    compile();
     auto plan = plan_for(c.train.size());
     c.steps = plan.steps();
     watch.begin(c);
@@ -315,6 +316,16 @@ class Learner {
     if (!c.arena.ensure(*c.model.module)) return;
     c.model.find_heads();
     follow(layout);
+    if (c.experience != nullptr) compile();
+  }
+
+  /// Looks whether the model can be run without autograd's graph.
+  void compile() {
+    auto& c = context_;
+    c.chain = c.side_chain = {};
+    if (c.training.engine == Engine::reference) return;
+    c.chain.compile(*c.model.module, c.arena);
+    c.side_chain.compile(*c.model.module, c.arena);
   }
 
   /// Moves all that is stored per parameter from another layout to that of the arena.

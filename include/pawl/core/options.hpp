@@ -1,13 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <limits>
-#include <map>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <typeinfo>
 #include <utility>
 #include <vector>
@@ -41,13 +43,31 @@ inline Range between(double low, double high) { return {.low = low, .high = high
 struct Option {
   enum class Kind { boolean, integer, real, text, choice, integers, reals, component };
 
-  std::string name;                             ///< flag and key, as in `--ewc.strength`
-  Kind kind{};                                  ///< what `set` accepts
-  std::string values;                           ///< range or list of choices, in words
-  std::string help;                             ///< meaning and unit
-  std::vector<std::string> choices;             ///< of a choice or a component
-  std::function<std::string()> get;             ///< the present value as `set` would take it
-  std::function<void(std::string const&)> set;  ///< throws Error on a bad value
+  std::string name;                  ///< flag and key, as in `--ewc.strength`
+  Kind kind{};                       ///< what `set` accepts
+  std::string values;                ///< range or list of choices, in words
+  std::string help;                  ///< meaning and unit
+  std::vector<std::string> choices;  ///< of a choice or a component
+
+  std::string get() const;                  ///< the present value as `set` would take it
+  void set(std::string const& text) const;  ///< throws Error on a bad value
+
+  // The binding. One description for all types: a closure for each option would cost a user's
+  // compiler more than the rest of this file.
+  void* member = nullptr;                             ///< of the type that `kind` tells
+  Range range{};                                      ///< of numbers
+  std::size_t (*number)(void const*) = nullptr;       ///< of the present enumerator
+  void (*assign)(void*, std::size_t) = nullptr;       ///< an enumerator by its number
+  std::function<std::string()> present{};             ///< of a component: its name
+  std::function<void(std::string const&)> replace{};  ///< of a component: makes another
+
+ private:
+  template <class T>
+  T& as() const {
+    return *static_cast<T*>(member);
+  }
+  std::size_t choice(std::string const& text) const;
+  void assign_value(std::string const& text) const;
 };
 
 /// Collects the knobs of a component. Every component describes its options once, in
@@ -62,57 +82,40 @@ struct Option {
 class Options {
  public:
   void operator()(std::string name, bool& value, std::string help) {
-    add(
-        std::move(name), Option::Kind::boolean, "true or false", std::move(help),
-        [&value] { return std::string(value ? "true" : "false"); },
-        [&value](std::string const& text) {
-          if (text == "true" || text == "1" || text == "yes" || text == "on") {
-            value = true;
-          } else if (text == "false" || text == "0" || text == "no" || text == "off") {
-            value = false;
-          } else {
-            fail("is '", text, "' but must be true or false");
-          }
-        });
+    add(std::move(name), Option::Kind::boolean, "true or false", std::move(help), &value);
   }
-
   void operator()(std::string name, double& value, Range range, std::string help) {
-    add(
-        std::move(name), Option::Kind::real, range.text(), std::move(help),
-        [&value] { return write(value); },
-        [&value, range](std::string const& text) { value = checked<double>(text, range); });
+    add(std::move(name), Option::Kind::real, range.text(), std::move(help), &value).range = range;
   }
-
   void operator()(std::string name, std::int64_t& value, Range range, std::string help) {
-    add(
-        std::move(name), Option::Kind::integer, "integer " + range.text(), std::move(help),
-        [&value] { return std::to_string(value); },
-        [&value, range](std::string const& text) { value = checked<std::int64_t>(text, range); });
+    add(std::move(name), Option::Kind::integer, "integer " + range.text(), std::move(help), &value)
+        .range = range;
   }
-
   void operator()(std::string name, std::string& value, std::string help) {
-    add(
-        std::move(name), Option::Kind::text, "text", std::move(help), [&value] { return value; },
-        [&value](std::string const& text) { value = text; });
+    add(std::move(name), Option::Kind::text, "text", std::move(help), &value);
   }
-
   void operator()(std::string name, std::vector<double>& value, Range range, std::string help) {
-    list(std::move(name), Option::Kind::reals, value, range, std::move(help));
+    add(std::move(name), Option::Kind::reals, "comma-separated numbers " + range.text(),
+        std::move(help), &value)
+        .range = range;
   }
-
   void operator()(std::string name, std::vector<std::int64_t>& value, Range range,
                   std::string help) {
-    list(std::move(name), Option::Kind::integers, value, range, std::move(help));
+    add(std::move(name), Option::Kind::integers, "comma-separated integers " + range.text(),
+        std::move(help), &value)
+        .range = range;
   }
 
   /// A named choice: enumerators 0, 1, ... are called `names[0]`, `names[1]`, ...
   template <class Enum>
   requires std::is_enum_v<Enum>
   void operator()(std::string name, Enum& value, std::vector<std::string> names, std::string help) {
-    enumeration(
-        std::move(name), &value, std::move(names), std::move(help),
-        [](void const* v) { return static_cast<std::size_t>(*static_cast<Enum const*>(v)); },
-        [](void* v, std::size_t i) { *static_cast<Enum*>(v) = static_cast<Enum>(i); });
+    auto& option = choice(std::move(name), Option::Kind::choice, std::move(names), std::move(help));
+    option.member = &value;
+    option.number = [](void const* v) {
+      return static_cast<std::size_t>(*static_cast<Enum const*>(v));
+    };
+    option.assign = [](void* v, std::size_t i) { *static_cast<Enum*>(v) = static_cast<Enum>(i); };
   }
 
   /// A part chosen by name (a memory, say): `get` names the present one, `set` makes another with
@@ -120,111 +123,147 @@ class Options {
   /// `describe`.
   void component(std::string name, std::vector<std::string> names, std::string help,
                  std::function<std::string()> get, std::function<void(std::string const&)> set) {
-    choice(std::move(name), Option::Kind::component, std::move(names), std::move(help),
-           std::move(get), std::move(set));
+    auto& option =
+        choice(std::move(name), Option::Kind::component, std::move(names), std::move(help));
+    option.present = std::move(get);
+    option.replace = std::move(set);
   }
 
   std::vector<Option> const& all() const& { return all_; }
   std::vector<Option> all() && { return std::move(all_); }
 
  private:
-  void add(std::string name, Option::Kind kind, std::string values, std::string help,
-           std::function<std::string()> get, std::function<void(std::string const&)> set) {
-    Option option{.name = name,
-                  .kind = kind,
-                  .values = values,
-                  .help = std::move(help),
-                  .choices = {},
-                  .get = std::move(get),
-                  .set = {}};
-    option.set = [name, values, set = std::move(set)](std::string const& text) {
-      try {
-        set(text);
-      } catch (Error const&) {
-        fail("option '", name, "' is '", text, "' but must be ", values);
-      }
-    };
-    all_.push_back(std::move(option));
+  Option& add(std::string name, Option::Kind kind, std::string values, std::string help,
+              void* member) {
+    auto& option = all_.emplace_back();
+    option.name = std::move(name);
+    option.kind = kind;
+    option.values = std::move(values);
+    option.help = std::move(help);
+    option.member = member;
+    return option;
   }
 
-  void choice(std::string name, Option::Kind kind, std::vector<std::string> names, std::string help,
-              std::function<std::string()> get, std::function<void(std::string const&)> set) {
+  Option& choice(std::string name, Option::Kind kind, std::vector<std::string> names,
+                 std::string help) {
     std::string values;
     for (auto const& n : names) values += (values.empty() ? "" : " | ") + n;
-    Option option{.name = name,
-                  .kind = kind,
-                  .values = values,
-                  .help = std::move(help),
-                  .choices = names,
-                  .get = std::move(get),
-                  .set = {}};
-    option.set = [name, names, set = std::move(set)](std::string const& text) {
-      require(std::find(names.begin(), names.end(), text) != names.end(), "option '", name,
-              "' has no value '", text, "'", suggestion(text, names));
-      set(text);
-    };
-    all_.push_back(std::move(option));
-  }
-
-  /// One function for all enumerations: closures of their own would cost a user's compiler more
-  /// than the rest of this file.
-  void enumeration(std::string name, void* value, std::vector<std::string> names, std::string help,
-                   std::size_t (*read)(void const*), void (*assign)(void*, std::size_t)) {
-    choice(
-        std::move(name), Option::Kind::choice, names, std::move(help),
-        [value, names, read] { return names.at(read(value)); },
-        [value, names, assign](std::string const& text) {
-          auto const found = std::find(names.begin(), names.end(), text);
-          assign(value, static_cast<std::size_t>(found - names.begin()));
-        });
-  }
-
-  template <class T>
-  void list(std::string name, Option::Kind kind, std::vector<T>& value, Range range,
-            std::string help) {
-    auto const what = kind == Option::Kind::integers ? "integers " : "numbers ";
-    add(
-        std::move(name), kind, c10::str("comma-separated ", what, range.text()), std::move(help),
-        [&value] {
-          std::string text;
-          for (auto const v : value) text.append(text.empty() ? "" : ",").append(write(v));
-          return text;
-        },
-        [&value, range](std::string const& text) {
-          std::vector<T> parsed;
-          std::size_t begin = 0;
-          while (begin < text.size()) {
-            auto const end = std::min(text.find(',', begin), text.size());
-            auto const item = text.substr(begin, end - begin);
-            auto const blanks = std::min(item.find_first_not_of(' '), item.size());
-            parsed.push_back(checked<T>(item.substr(blanks), range));
-            begin = end + 1;
-          }
-          value = std::move(parsed);
-        });
-  }
-
-  /// The shortest text that reads back as the same number.
-  static std::string write(double value) {
-    char buffer[64];
-    auto const end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
-    return {buffer, end};
-  }
-  static std::string write(std::int64_t value) { return std::to_string(value); }
-
-  template <class T>
-  static T checked(std::string const& text, Range range) {
-    T value{};
-    auto const* end = text.data() + text.size();
-    auto const result = std::from_chars(text.data(), end, value);
-    require(result.ec == std::errc{} && result.ptr == end, "not a number");
-    auto const real = static_cast<double>(value);
-    require(std::isfinite(real) && range.contains(real), "out of range");
-    return value;
+    auto& option = add(std::move(name), kind, std::move(values), std::move(help), nullptr);
+    option.choices = std::move(names);
+    return option;
   }
 
   std::vector<Option> all_;
 };
+
+/// The shortest text that reads back as the same number.
+inline std::string number_text(double value) {
+  char buffer[64];
+  auto const end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
+  return {buffer, end};
+}
+inline std::string number_text(std::int64_t value) { return std::to_string(value); }
+
+/// A number within a range; throws `Error` on anything else.
+template <class T>
+T parsed_number(std::string const& text, Range range) {
+  T value{};
+  auto const* end = text.data() + text.size();
+  auto const result = std::from_chars(text.data(), end, value);
+  require(result.ec == std::errc{} && result.ptr == end, "not a number");
+  auto const real = static_cast<double>(value);
+  require(std::isfinite(real) && range.contains(real), "out of range");
+  return value;
+}
+
+template <class T>
+std::string list_text(std::vector<T> const& values) {
+  std::string text;
+  for (auto const v : values) text.append(text.empty() ? "" : ",").append(number_text(v));
+  return text;
+}
+
+template <class T>
+std::vector<T> parsed_list(std::string const& text, Range range) {
+  std::vector<T> parsed;
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    auto const end = std::min(text.find(',', begin), text.size());
+    auto const item = text.substr(begin, end - begin);
+    auto const blanks = std::min(item.find_first_not_of(' '), item.size());
+    parsed.push_back(parsed_number<T>(item.substr(blanks), range));
+    begin = end + 1;
+  }
+  return parsed;
+}
+
+inline std::string Option::get() const {
+  switch (kind) {
+    case Kind::boolean:
+      return as<bool>() ? "true" : "false";
+    case Kind::integer:
+      return number_text(as<std::int64_t>());
+    case Kind::real:
+      return number_text(as<double>());
+    case Kind::text:
+      return as<std::string>();
+    case Kind::choice:
+      return choices.at(number(member));
+    case Kind::integers:
+      return list_text(as<std::vector<std::int64_t>>());
+    case Kind::reals:
+      return list_text(as<std::vector<double>>());
+    case Kind::component:
+      return present();
+  }
+  return "";
+}
+
+inline std::size_t Option::choice(std::string const& text) const {
+  auto const found = std::find(choices.begin(), choices.end(), text);
+  require(found != choices.end(), "option '", name, "' has no value '", text, "'",
+          suggestion(text, choices));
+  return static_cast<std::size_t>(found - choices.begin());
+}
+
+inline void Option::set(std::string const& text) const {
+  if (kind == Kind::choice) return assign(member, choice(text));
+  if (kind == Kind::component) return choice(text), replace(text);
+  try {
+    assign_value(text);
+  } catch (Error const&) {
+    fail("option '", name, "' is '", text, "' but must be ", values);
+  }
+}
+
+inline void Option::assign_value(std::string const& text) const {
+  auto const among = [&text](std::initializer_list<char const*> words) {
+    return std::find(words.begin(), words.end(), text) != words.end();
+  };
+  switch (kind) {
+    case Kind::boolean:
+      require(among({"true", "1", "yes", "on", "false", "0", "no", "off"}), "no truth value");
+      as<bool>() = among({"true", "1", "yes", "on"});
+      return;
+    case Kind::integer:
+      as<std::int64_t>() = parsed_number<std::int64_t>(text, range);
+      return;
+    case Kind::real:
+      as<double>() = parsed_number<double>(text, range);
+      return;
+    case Kind::text:
+      as<std::string>() = text;
+      return;
+    case Kind::integers:
+      as<std::vector<std::int64_t>>() = parsed_list<std::int64_t>(text, range);
+      return;
+    case Kind::reals:
+      as<std::vector<double>>() = parsed_list<double>(text, range);
+      return;
+    default:
+      return;
+  }
+}
 
 /// The name of a component for messages and records: what `type_name()` says, or `name`, else its
 /// type.

@@ -19,6 +19,12 @@ enum class Active {
 
 enum class AtBoundary { keep, reset };
 
+/// How steps are computed. Both give the same results to rounding.
+enum class Engine {
+  compiled,  ///< without autograd's graph where the layers of the model are known, else `reference`
+  reference  ///< autograd and plain LibTorch operations alone
+};
+
 /// Heads of tasks that do not occur in a step: left alone, or updated with a zero gradient (so that
 /// momentum, Adam's moments and decay keep moving them, once they had a first gradient).
 enum class IdleHeads { frozen, zero_gradient };
@@ -38,6 +44,7 @@ struct Training {
   double clip_norm = 0;
   std::vector<std::int64_t> lr_milestones{};
   double lr_factor = 0.1;
+  Engine engine = Engine::compiled;
 
   void describe(Options& o) {
     o("epochs", epochs, at_least(1), "passes over each experience, shuffled anew");
@@ -60,6 +67,8 @@ struct Training {
     o("lr_milestones", lr_milestones, at_least(1),
       "epochs of every experience after which the learning rate is multiplied by lr_factor");
     o("lr_factor", lr_factor, above(0), "of the learning rate at each of the lr_milestones");
+    o("engine", engine, {"compiled", "reference"},
+      "compiled: chains of linear layers run without autograd's graph; reference: autograd alone");
   }
 
   /// What multiplies the learning rate in an epoch of an experience.

@@ -128,6 +128,22 @@ class Arena {
     return gradient_;
   }
 
+  /// Takes the gradient of parameter i straight into its place: `f(view, add)` writes it there, or
+  /// adds it to what autograd left. Call `seal` once every parameter has its gradient.
+  template <class F>
+  void write_gradient(std::size_t i, F&& f) {
+    torch::NoGradGuard no_grad;
+    if (!gradient_.defined()) gradient_ = torch::zeros_like(weights_);
+    auto const view = parameter_view(gradient_, i);
+    auto& gradient = parameters_[i].mutable_grad();
+    auto const add = gradient.defined();
+    if (add) view.copy_(gradient);
+    f(view, add);
+    gradient = view;
+    active_[i] = true;
+  }
+  void seal() { packed_ = true; }
+
   /// Takes `sum` [P] as the gradient of the step (after shards were added up).
   void set_gradient(Tensor const& sum) {
     torch::NoGradGuard no_grad;

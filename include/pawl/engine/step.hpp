@@ -116,7 +116,9 @@ class Step {
                     c.arena.device());
     }
     c.model.route(c.batch.task);
-    c.logits = c.model.forward(c.batch.x);
+    compiled_ = c.chain.takes(c.batch.x);
+    if (compiled_ && !c.chain.verified()) compare_forward();
+    c.logits = compiled_ ? c.chain.forward(c.batch.x) : c.model.forward(c.batch.x);
     draws = draws || (noise && noise->drawn());
     // Without heads that grow, labels of the whole experience can be told from its first step.
     auto const first = !std::exchange(looked_, true) && c.model.heads.empty();
@@ -130,6 +132,16 @@ class Step {
     }
   }
 
+  /// Whether the module's own forward is that of its layers is seen in the first step.
+  void compare_forward() {
+    torch::NoGradGuard no_grad;
+    auto const own = c.model.forward(c.batch.x), z = c.chain.forward(c.batch.x);
+    compiled_ = own.sizes() == z.sizes() && z.allclose(own, 1e-3, 1e-5, true);
+    if (compiled_) return c.chain.verify();
+    c.chain.refuse("the model's forward is more than its chain of layers");
+    c.side_chain = {};
+  }
+
   /// Leaves the gradient of loss + penalties with the parameters.
   void differentiate() {
     auto loss = strategies.has_loss ? strategies.loss(c) : c.weighted_cross_entropy();
@@ -139,16 +151,36 @@ class Step {
     auto total = loss;
     for (auto const& penalty : penalties) total = total + penalty.second;
     if (strategies.wants_task_gradient && !penalties.empty()) {
-      auto const own = torch::autograd::grad({loss}, c.arena.parameters(), {}, true, false, true);
-      c.task_gradient = c.arena.pack(own);
+      c.task_gradient = gradient_of(loss);
     }
     total.backward();
     c.arena.note_active();
+    if (compiled_ && c.chain.leaf().grad().defined()) {
+      c.chain.backward(c.chain.leaf().grad(),
+                       [&](std::size_t i, auto const& f) { c.arena.write_gradient(i, f); });
+      c.arena.seal();
+    }
     if (strategies.wants_task_gradient && penalties.empty()) {
       c.task_gradient = c.arena.gradient().clone();
     }
     record(loss.detach(), penalties);
     if (c.training.shards > 1) collect();
+  }
+
+  /// The gradient [P] of one loss; its graph is kept.
+  Tensor gradient_of(Tensor const& loss) const {
+    auto sources = c.arena.parameters();
+    if (compiled_) sources.push_back(c.chain.leaf());
+    auto gradients = torch::autograd::grad({loss}, sources, {}, true, false, true);
+    auto const at_logits = gradients.back();
+    gradients.resize(c.arena.parameters().size());
+    auto const flat = c.arena.pack(gradients);
+    if (compiled_ && at_logits.defined()) {
+      c.chain.backward(at_logits, [&](std::size_t i, auto const& f) {
+        f(c.arena.parameter_view(flat, i), true);
+      });
+    }
+    return flat;
   }
 
   /// Adds the penalties of a shard to those of the shards before, where they are the same ones: a
@@ -204,7 +236,8 @@ class Step {
   Strategies& strategies;
   Opt& optimizer;
   TreeSum losses_, gradients_, task_gradients_;
-  bool looked_ = false;  ///< at the labels of the experience
+  bool looked_ = false;    ///< at the labels of the experience
+  bool compiled_ = false;  ///< the present shard's logits come from the compiled chain
 };
 
 }  // namespace v0

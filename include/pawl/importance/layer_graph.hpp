@@ -23,9 +23,9 @@ class ProducedTensors {
  public:
   ProducedTensors() : outer_(current()) {
     current() = this;
-    handle_ = at::addThreadLocalCallback(
-        at::RecordFunctionCallback(started, ended).needsOutputs(true).scopes(
-            {at::RecordScope::FUNCTION}));
+    handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(started, ended)
+                                             .needsOutputs(true)
+                                             .scopes({at::RecordScope::FUNCTION}));
   }
   ProducedTensors(ProducedTensors const&) = delete;
   ProducedTensors& operator=(ProducedTensors const&) = delete;
@@ -38,16 +38,18 @@ class ProducedTensors {
   void note(Tensor const& tensor) {
     auto const edge = torch::autograd::impl::gradient_edge(tensor);
     if (!edge.is_valid()) return;
-    by_node_[edge.function.get()] = {edge, tensor, tensor._version()};
+    by_node_[edge.function.get()] = static_cast<int>(all_.size());
+    all_.push_back({edge, tensor, static_cast<std::int64_t>(tensor._version())});
   }
 
   /// The tensor whose gradient travels along an edge; undefined where none was noted, or where it
   /// was overwritten since.
   Tensor find(torch::autograd::Edge const& edge) const {
     auto const found = by_node_.find(edge.function.get());
-    if (found == by_node_.end() || edge.input_nr != found->second.edge.input_nr) return {};
-    auto const& [own, tensor, version] = found->second;
-    return tensor._version() == version ? tensor.detach() : Tensor{};
+    if (found == by_node_.end()) return {};
+    auto const& [own, tensor, version] = all_[static_cast<std::size_t>(found->second)];
+    auto const same = edge.input_nr == own.input_nr && tensor._version() == version;
+    return same ? tensor.detach() : Tensor{};
   }
 
  private:
@@ -75,7 +77,8 @@ class ProducedTensors {
 
   ProducedTensors* outer_;
   at::CallbackHandle handle_ = 0;
-  std::unordered_map<torch::autograd::Node const*, Produced> by_node_;
+  std::vector<Produced> all_;
+  std::unordered_map<torch::autograd::Node*, int> by_node_;
 };
 
 /// A layer in the graph of a forward pass over n samples, and the parameters that only it uses.
@@ -119,7 +122,7 @@ class LayerGraphReader {
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       if (!parameters[i].requires_grad()) continue;
       leaves_.push_back(torch::autograd::impl::gradient_edge(parameters[i]));
-      index_.emplace(leaves_.back().function.get(), static_cast<std::int64_t>(i));
+      index_[leaves_.back().function.get()] = static_cast<int>(i);
     }
     if (logits.requires_grad()) follow(torch::autograd::impl::gradient_edge(logits));
     while (!open_.empty() && graph_.obstacle.empty()) {
@@ -148,12 +151,13 @@ class LayerGraphReader {
   /// Whether the gradient that travels along an edge reaches a parameter, not the inputs alone.
   bool leads_to_parameter(Edge const& edge) {
     if (!edge.is_valid()) return false;
-    auto const* node = edge.function.get();
+    auto* node = edge.function.get();
     if (index_.count(node) > 0) return true;
-    if (auto const known = leads_.find(node); known != leads_.end()) return known->second;
+    if (auto const known = leads_.find(node); known != leads_.end()) return known->second == 1;
     auto leads = false;
     for (auto const& next : node->next_edges()) leads = leads_to_parameter(next) || leads;
-    return leads_[node] = leads;
+    leads_[node] = leads ? 1 : 0;
+    return leads;
   }
 
   void visit(Edge const& edge) {
@@ -290,33 +294,32 @@ class LayerGraphReader {
   /// Whether row i of the outcome depends on row i of the operands alone, given that all have n
   /// rows.
   static bool row_by_row(Node const& node) {
-    static constexpr std::array<std::string_view, 26> any_shape = {
-        "AdaptiveAvgPool2DBackward0",
-        "AliasBackward0",
-        "AvgPool2DBackward0",
-        "CloneBackward0",
-        "ConstantPadNdBackward0",
-        "EluBackward0",
-        "GeluBackward0",
-        "HardswishBackward0",
-        "HardtanhBackward0",
-        "LeakyReluBackward0",
-        "LogSigmoidBackward0",
-        "MaxPool2DWithIndicesBackward0",
-        "MeanBackward1",
-        "MishBackward0",
-        "NegBackward0",
-        "PowBackward0",
-        "ReluBackward0",
-        "ReshapeAliasBackward0",
-        "SigmoidBackward0",
-        "SiluBackward0",
-        "SliceBackward0",
-        "SoftplusBackward0",
-        "SqueezeBackward1",
-        "TanhBackward0",
-        "UnsafeViewBackward0",
-        "ViewBackward0"};
+    static constexpr std::array<std::string_view, 26> any_shape = {"AdaptiveAvgPool2DBackward0",
+                                                                   "AliasBackward0",
+                                                                   "AvgPool2DBackward0",
+                                                                   "CloneBackward0",
+                                                                   "ConstantPadNdBackward0",
+                                                                   "EluBackward0",
+                                                                   "GeluBackward0",
+                                                                   "HardswishBackward0",
+                                                                   "HardtanhBackward0",
+                                                                   "LeakyReluBackward0",
+                                                                   "LogSigmoidBackward0",
+                                                                   "MaxPool2DWithIndicesBackward0",
+                                                                   "MeanBackward1",
+                                                                   "MishBackward0",
+                                                                   "NegBackward0",
+                                                                   "PowBackward0",
+                                                                   "ReluBackward0",
+                                                                   "ReshapeAliasBackward0",
+                                                                   "SigmoidBackward0",
+                                                                   "SiluBackward0",
+                                                                   "SliceBackward0",
+                                                                   "SoftplusBackward0",
+                                                                   "SqueezeBackward1",
+                                                                   "TanhBackward0",
+                                                                   "UnsafeViewBackward0",
+                                                                   "ViewBackward0"};
     // Broadcasting could pair rows with columns; between operands of one rank it cannot.
     static constexpr std::array<std::string_view, 5> of_one_rank = {
         "AddBackward0", "DivBackward0", "MaskedFillBackward0", "MulBackward0", "SubBackward0"};
@@ -341,9 +344,10 @@ class LayerGraphReader {
   std::int64_t rows_;
   std::vector<bool> used_;
   std::vector<Edge> leaves_, open_;
-  std::unordered_map<Node const*, std::int64_t> index_;
-  std::unordered_map<Node const*, bool> leads_;
-  std::unordered_set<Node const*> seen_;
+  // Of types that LibTorch's own headers use too: others would cost every user's compiler more.
+  std::unordered_map<Node*, int> index_;  // of a parameter's node
+  std::unordered_map<Node*, int> leads_;  // 1: leads to a parameter
+  std::unordered_set<Node*> seen_;
   LayerGraph graph_;
 };
 

@@ -183,10 +183,9 @@ class LayerSum {
     auto const some = std::max<std::int64_t>(1, (std::int64_t{1} << 19) / each);
     for (std::int64_t begin = 0; begin < n; begin += some) {
       auto const count = std::min(some, n - begin);
-      auto const patches =
-          at::im2col(use_.input.narrow(0, begin, count), use_.kernel, use_.dilation, use_.padding,
-                     use_.stride)
-              .view({count * groups, patch / groups, positions});
+      auto const patches = at::im2col(use_.input.narrow(0, begin, count), use_.kernel,
+                                      use_.dilation, use_.padding, use_.stride)
+                               .view({count * groups, patch / groups, positions});
       auto const gradients = g.narrow(0, begin, count)
                                  .reshape({count * groups, g.size(1) / groups, positions})
                                  .bmm(patches.transpose(1, 2));

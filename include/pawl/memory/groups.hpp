@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -74,9 +73,16 @@ class Groups {
     auto const key = by == GroupBy::classes ? label
                      : by == GroupBy::task  ? task
                                             : (task << 32) | label;
-    auto const [at, added] = numbers_.emplace(key, count());
-    if (added) all_.push_back({.key = key});
-    return {at->second, added};
+    return find(key);
+  }
+  Found find(std::int64_t key) {
+    auto const at = std::lower_bound(keys_.begin(), keys_.end(), key) - keys_.begin();
+    auto const place = static_cast<std::size_t>(at);
+    if (place < keys_.size() && keys_[place] == key) return {numbers_[place], false};
+    keys_.insert(keys_.begin() + at, key);
+    numbers_.insert(numbers_.begin() + at, count());
+    all_.emplace_back().key = key;
+    return {count() - 1, true};
   }
 
   /// A group with the most rows, one of them uniformly.
@@ -115,24 +121,22 @@ class Groups {
     a("slots", slots);
     a("ranks", ranks);
     if (!a.loading()) return;
-    all_.clear();
-    numbers_.clear();
+    *this = {};
     auto slot = slots.begin(), rank = ranks.begin();
     for (std::size_t g = 0; g < keys.size(); ++g) {
-      all_.push_back({.key = keys[g],
-                      .seen = seen[g],
-                      .full = full[g],
-                      .slots = {slot, slot + sizes[g]},
-                      .ranks = {rank, rank + ranked[g]}});
+      auto& group = (*this)[find(keys[g]).group];
+      group.seen = seen[g];
+      group.full = full[g];
+      group.slots.assign(slot, slot + sizes[g]);
+      group.ranks.assign(rank, rank + ranked[g]);
       slot += sizes[g];
       rank += ranked[g];
-      numbers_[keys[g]] = static_cast<std::int64_t>(g);
     }
   }
 
  private:
   std::vector<Group> all_;
-  std::map<std::int64_t, std::int64_t> numbers_;
+  std::vector<std::int64_t> keys_, numbers_;  // of the groups, by ascending key
 };
 
 }  // namespace v0

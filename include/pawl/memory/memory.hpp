@@ -29,7 +29,7 @@ inline namespace v0 {
 /// among them), with `place(labels, generator, tasks)` as in `Reservoir` (then insertions can be
 /// planned).
 template <class M>
-concept Memory = std::copy_constructible<M> &&
+concept Memory = std::is_copy_constructible_v<M> &&
     requires(M memory, M const& held, Rows const& rows, Generator generator, std::int64_t n) {
   memory.insert(rows, generator);
   { memory.draw(n, generator) } -> std::convertible_to<Rows>;
@@ -61,7 +61,7 @@ class AnyMemory {
                   "pawl: a replay memory needs  void insert(pawl::Rows const&, pawl::Generator),  "
                   "pawl::Rows draw(std::int64_t n, pawl::Generator)  and  bool empty() const,  and "
                   "must be copyable; add the missing one");
-    if constexpr (Memory<M>) self_ = std::make_unique<Model<M>>(std::move(memory));
+    if constexpr (Memory<M>) self_.reset(new Model<M>(std::move(memory)));
   }
   AnyMemory(AnyMemory const& other) : self_(other.self_->clone()) {}
   AnyMemory(AnyMemory&&) noexcept = default;
@@ -128,13 +128,13 @@ class AnyMemory {
     explicit Model(M m) : memory(std::move(m)) {}
 
     std::unique_ptr<Interface> clone() const override {
-      auto copy = std::make_unique<Model>(memory);
+      std::unique_ptr<Interface> copy(new Model(memory));
       if constexpr (!SlottedMemory<M> && requires(M m, Archive a) { m.state(a); }) {
         Archive from(Archive::Mode::save), to(Archive::Mode::load);
-        copy->memory.state(from);  // the copy still shares the tensors; loading clones them
+        copy->state(from);  // the copy still shares the tensors; loading clones them
         to.tensors = std::move(from.tensors);
         to.texts = std::move(from.texts);
-        copy->memory.state(to);
+        copy->state(to);
       }
       return copy;
     }

@@ -47,7 +47,7 @@ struct MlpOptions {
 /// @code
 ///   pawl::Mlp net(784, 10, pawl::MlpOptions{.hidden = {400, 400}}, pawl::Seed{1});
 /// @endcode
-class MlpImpl : public nn::Module {
+class MlpImpl : public nn::Module, public Chained {
  public:
   explicit MlpImpl(std::int64_t inputs, std::int64_t outputs, MlpOptions options = {},
                    Seed seed = {})
@@ -91,6 +91,17 @@ class MlpImpl : public nn::Module {
       if (options_.dropout > 0) h = at::dropout(h, options_.dropout, is_training());
     }
     return h;
+  }
+
+  /// With a linear head, and neither dropout nor BatchNorm, this is a chain of layers.
+  std::vector<ChainLayer> chain() const override {
+    auto const* head = output_.module->as<nn::Linear>();
+    if (options_.dropout > 0 || options_.batch_norm || head == nullptr) return {};
+    auto const gate = options_.activation == Activation::relu ? Gate::relu : Gate::tanh;
+    std::vector<ChainLayer> layers;
+    for (auto const& layer : layers_) layers.push_back({layer->weight, layer->bias, gate});
+    layers.push_back({head->weight, head->bias});
+    return layers;
   }
 
   MlpOptions const& options() const { return options_; }

@@ -1,0 +1,215 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <typeinfo>
+#include <utility>
+#include <vector>
+
+#include "../core/error.hpp"
+#include "arena.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// What a layer of a chain does after its product.
+enum class Gate { none, relu, tanh, sigmoid };
+
+/// One layer of a chain: h -> gate(h W^T + b).
+struct ChainLayer {
+  Tensor weight{};  ///< [out, in]
+  Tensor bias{};    ///< [out], or undefined
+  Gate gate = Gate::none;
+};
+
+/// A module that is, as it stands, nothing but linear layers and gates can say so, and is then
+/// trained without autograd's graph.
+class Chained {
+ public:
+  virtual ~Chained() = default;
+  /// The layers from the flattened inputs [N, d] to the logits; empty when it is no chain (dropout,
+  /// another head, ...). Asked for at the start of every experience.
+  virtual std::vector<ChainLayer> chain() const = 0;
+};
+
+/// The layers of an `nn::Sequential` of `Linear`, `ReLU`, `Tanh`, `Sigmoid`, and `Flatten` at the
+/// front, or of a module that is `Chained`; empty for any other.
+inline std::vector<ChainLayer> chain_of(nn::Module const& module) {
+  if (auto const* chained = dynamic_cast<Chained const*>(&module)) return chained->chain();
+  if (typeid(module) != typeid(nn::SequentialImpl)) return {};
+  std::vector<ChainLayer> layers;
+  for (auto const& part : module.children()) {
+    auto const& layer = *part;
+    auto const gate = layer.name() == "torch::nn::ReLUImpl"      ? Gate::relu
+                      : layer.name() == "torch::nn::TanhImpl"    ? Gate::tanh
+                      : layer.name() == "torch::nn::SigmoidImpl" ? Gate::sigmoid
+                                                                 : Gate::none;
+    if (gate != Gate::none) {
+      if (layers.empty() || layers.back().gate != Gate::none) return {};
+      layers.back().gate = gate;
+    } else if (typeid(layer) == typeid(nn::FlattenImpl)) {
+      auto const& options = static_cast<nn::FlattenImpl const&>(layer).options;
+      if (!layers.empty() || options.start_dim() != 1 || options.end_dim() != -1) return {};
+    } else if (typeid(layer) == typeid(nn::LinearImpl)) {
+      auto const& linear = static_cast<nn::LinearImpl const&>(layer);
+      layers.push_back({linear.weight, linear.bias});
+    } else {
+      return {};
+    }
+  }
+  return layers;
+}
+
+/// A network that is a chain of linear layers, run without autograd's graph: forward and backward
+/// write into buffers that are kept, and gradients land in the flat arena. The arithmetic is that
+/// of LibTorch's own kernels, in the same order; sums inside a product may be ordered otherwise.
+class CompiledChain {
+ public:
+  /// Looks at a module. Afterwards it is `compiled`, or there is an `obstacle`.
+  void compile(nn::Module const& module, Arena const& arena) {
+    layers_.clear();
+    obstacle_.clear();
+    verified_ = false;
+    std::vector<bool> used(arena.parameters().size(), false);
+    for (auto& layer : chain_of(module)) {
+      Layer own{.weight = layer.weight, .bias = layer.bias, .gate = layer.gate};
+      own.weight_index = index_of(own.weight, arena, used);
+      own.bias_index = index_of(own.bias, arena, used);
+      if (!obstacle_.empty()) break;
+      layers_.push_back(std::move(own));
+    }
+    if (layers_.empty() && obstacle_.empty()) obstacle_ = "the model is not a chain of layers";
+    for (auto const each : used) {
+      if (!each && obstacle_.empty()) obstacle_ = "the model has parameters outside of its chain";
+    }
+    if (!obstacle_.empty()) layers_.clear();
+  }
+
+  bool compiled() const { return !layers_.empty(); }
+  std::string const& obstacle() const { return obstacle_; }
+
+  /// Whether inputs have the shape and type that the first layer takes.
+  bool takes(Tensor const& x) const {
+    return compiled() && x.dim() >= 2 && x.size(0) > 0 &&
+           x.numel() / x.size(0) == layers_.front().weight.size(1) &&
+           x.scalar_type() == layers_.front().weight.scalar_type();
+  }
+
+  /// Whether the chain was seen to give what the module's own forward gives.
+  bool verified() const { return verified_; }
+  void verify() { verified_ = true; }
+  /// Says that the module's forward is more than its layers, so it is no chain after all.
+  void refuse(std::string why) {
+    layers_.clear();
+    obstacle_ = std::move(why);
+  }
+
+  /// Logits [n, C] of inputs [n, ...]; a graph leads from them to `leaf()`, not further.
+  Tensor forward(Tensor const& x) {
+    torch::NoGradGuard no_grad;
+    auto h = x.dim() == 2 ? x : x.flatten(1);
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      auto& layer = layers_[l];
+      layer.input = h;
+      // Logits outlive the step: strategies and observers may keep them.
+      auto out = l + 1 == layers_.size() ? at::empty({h.size(0), layer.weight.size(0)}, h.options())
+                                         : room(layer.output, h.size(0), layer.weight.size(0));
+      if (layer.bias.defined()) {
+        at::addmm_out(out, layer.bias, h, layer.weight.t());
+      } else {
+        at::mm_out(out, h, layer.weight.t());
+      }
+      apply(layer.gate, out);
+      layer.output = out;
+      h = out;
+    }
+    leaf_ = h.detach().requires_grad_(true);
+    torch::AutoGradMode grad(true);
+    return leaf_.clone();  // like other logits, these may be edited in place
+  }
+
+  /// The logits [n, C] of the last `forward`, where their gradient arrives.
+  Tensor const& leaf() const { return leaf_; }
+
+  /// From the gradient [n, C] of the last `forward`'s logits: gradients of the parameters, each
+  /// through `write(index, f)`, which calls `f(view, add)` with where it goes and whether to add.
+  template <class Write>
+  void backward(Tensor const& gradient, Write&& write) {
+    torch::NoGradGuard no_grad;
+    auto d = gradient;
+    for (auto l = layers_.size(); l-- > 0;) {
+      auto& layer = layers_[l];
+      d = through(layer, d);
+      if (layer.weight_index >= 0) {
+        write(static_cast<std::size_t>(layer.weight_index), [&](Tensor view, bool add) {
+          add ? view.addmm_(d.t(), layer.input) : at::mm_out(view, d.t(), layer.input);
+        });
+      }
+      if (layer.bias_index >= 0) {
+        write(static_cast<std::size_t>(layer.bias_index), [&](Tensor view, bool add) {
+          add ? view.add_(d.sum(0)) : at::sum_out(view, d, {0});
+        });
+      }
+      if (l == 0) return;
+      auto before = room(layer.input_gradient, d.size(0), layer.weight.size(1));
+      d = at::mm_out(before, d, layer.weight);
+    }
+  }
+
+ private:
+  struct Layer {
+    Tensor weight{}, bias{};
+    Gate gate = Gate::none;
+    std::int64_t weight_index = -1, bias_index = -1;  ///< among the parameters; -1: not trained
+    Tensor input{}, output{};                         ///< of the last forward
+    Tensor input_gradient{}, gated{};                 ///< buffers of the backward
+  };
+
+  std::int64_t index_of(Tensor const& tensor, Arena const& arena, std::vector<bool>& used) {
+    if (!tensor.defined() || !tensor.requires_grad()) return -1;
+    for (std::size_t i = 0; i < arena.parameters().size(); ++i) {
+      if (!arena.parameters()[i].is_same(tensor)) continue;
+      if (used[i]) obstacle_ = "the model uses a parameter twice";
+      used[i] = true;
+      return static_cast<std::int64_t>(i);
+    }
+    obstacle_ = "a layer has a weight that is no parameter of the model";
+    return -1;
+  }
+
+  /// A buffer [rows, columns], kept between steps.
+  static Tensor room(Tensor& buffer, std::int64_t rows, std::int64_t columns, Tensor const& like) {
+    if (!buffer.defined() || buffer.size(0) != rows || buffer.size(1) != columns) {
+      buffer = at::empty({rows, columns}, like.options().requires_grad(false));
+    }
+    return buffer;
+  }
+  Tensor room(Tensor& buffer, std::int64_t rows, std::int64_t columns) const {
+    return room(buffer, rows, columns, layers_.front().weight);
+  }
+
+  static void apply(Gate gate, Tensor& h) {
+    if (gate == Gate::relu) h.relu_();
+    if (gate == Gate::tanh) h.tanh_();
+    if (gate == Gate::sigmoid) h.sigmoid_();
+  }
+
+  /// The gradient before the gate, from that behind it.
+  Tensor through(Layer& layer, Tensor const& d) const {
+    if (layer.gate == Gate::none) return d;
+    auto out = room(layer.gated, d.size(0), d.size(1));
+    if (layer.gate == Gate::relu) at::threshold_backward_out(out, d, layer.output, 0);
+    if (layer.gate == Gate::tanh) at::tanh_backward_out(out, d, layer.output);
+    if (layer.gate == Gate::sigmoid) at::sigmoid_backward_out(out, d, layer.output);
+    return out;
+  }
+
+  std::vector<Layer> layers_;
+  std::string obstacle_;
+  bool verified_ = false;
+  Tensor leaf_;
+};
+
+}  // namespace v0
+}  // namespace pawl
