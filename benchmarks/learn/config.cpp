@@ -132,6 +132,9 @@ void RunOptions::describe(pawl::Options& o) {
   o("init_seed", init_seed, pawl::at_least(-1),
     "fixes the initial weights for all runs; -1: each run has its own");
   o("threads", threads, pawl::between(1, 1024), "threads of a matrix product");
+  o("jobs", jobs, pawl::between(1, 1024),
+    "seeds run at the same time, each in threads of its own; the results are the same, the seconds "
+    "of a seed are not");
   o("device", device, "cpu, cuda or cuda:N");
   o("data", data, "folder of the data sets; empty: PAWL_DATA, else data");
   o("out", out, "file for the results, one JSON object per line; empty: none");

@@ -34,6 +34,7 @@ struct RunOptions {
   std::int64_t stream_seed = -1;
   std::int64_t init_seed = -1;
   std::int64_t threads = 1;
+  std::int64_t jobs = 1;
   std::string device = "cpu";
   std::string data;
   std::string out;

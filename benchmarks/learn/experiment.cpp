@@ -25,7 +25,8 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Sums of losses on the device, read once at the end of an experience.
+/// Sums of losses on the device, read once at the end of an experience. Asks after every step
+/// whether the user wants to stop: a compiled step does not pass through the model's forward.
 struct Losses {
   void step(pawl::Context const& c) {
     torch::NoGradGuard no_grad;
@@ -38,6 +39,7 @@ struct Losses {
     }
     ++steps;
     samples += c.fresh.size();
+    if (interrupted()) throw Interrupted{};
   }
   double mean(torch::Tensor const& total) const {
     return total.defined() ? total.item<double>() / static_cast<double>(steps)
@@ -208,6 +210,7 @@ void catch_interrupts() {
   sigaction(SIGTERM, &action, nullptr);
 }
 bool interrupted() { return interrupt_seen != 0; }
+void interrupt() { interrupt_seen = 1; }
 
 std::optional<double> SeedResult::metric(std::string const& name) const {
   for (auto const& [key, value] : metrics) {
@@ -259,6 +262,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
   ExperienceResult one{.seed = seed};
   for (auto const& experience : streams.train) {
     pawl::Progress progress{label};
+    progress.terminal = progress.terminal && !label.empty();
     if (config.reference == "from_scratch" && experience.index > 0) {
       learner = fresh(model_of(config, streams.test, seed));
     }

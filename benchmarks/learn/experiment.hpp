@@ -24,6 +24,7 @@ struct Interrupted : std::exception {};
 /// ends the program at once.
 void catch_interrupts();
 bool interrupted();
+void interrupt();  ///< as Ctrl-C would
 
 /// After one experience.
 struct ExperienceResult {
@@ -64,6 +65,8 @@ std::vector<pawl::StrategyRecord> check(Config const& config);
 pawl::TrainTest load_data(Config const& config);
 
 using OnExperience = std::function<void(ExperienceResult const&)>;
+
+/// Runs one seed. `label` opens the line of progress; empty: no such line.
 SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
                     std::string const& label, OnExperience const& done);
 

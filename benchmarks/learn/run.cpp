@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "commands.hpp"
+#include "fleet.hpp"
 #include "record.hpp"
 #include "report.hpp"
 
@@ -40,17 +41,15 @@ int run(Config& config, bool force) {
   bool anything = false;
   try {
     auto const data = load_data(config);
-    for (std::int64_t k = 0; k < config.run.seeds; ++k) {
-      if (interrupted()) throw Interrupted{};
-      auto const seed = config.run.first_seed + k;
-      auto const label = "seed " + std::to_string(seed) + " (" + std::to_string(k + 1) + "/" +
-                         std::to_string(config.run.seeds) + ")";
-      results.push_back(run_seed(config, data, seed, label, [&](ExperienceResult const& r) {
-        out.line(experience_record(r));
-        anything = true;
-      }));
-      out.line(result_record(results.back()));
-    }
+    auto const on_experience = [&](ExperienceResult const& r) {
+      out.line(experience_record(r));
+      anything = true;
+    };
+    auto const on_result = [&](SeedResult const& r) {
+      out.line(result_record(r));
+      results.push_back(r);
+    };
+    run_seeds(config, data, {on_experience, on_result});
   } catch (Interrupted const&) {
     if (::isatty(STDERR_FILENO)) std::fputs("\r\033[K", stderr);
     std::fprintf(stderr, "pawl-bench: interrupted with %zu of %lld seeds finished\n",

@@ -13,6 +13,8 @@
 
 #include "loops.hpp"
 
+#include <malloc.h>
+
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
@@ -33,7 +35,8 @@ struct Task {
 
 Task split_mnist(std::filesystem::path const& folder) {
   auto const mnist = pawl::load_mnist(folder);
-  Task task{.stream = pawl::split_classes(mnist, {.experiences = 5})};
+  Task task;
+  task.stream = pawl::split_classes(mnist, {.experiences = 5});
   std::vector<torch::Tensor> x, y;
   for (auto const& experience : task.stream) {
     auto const all = torch::arange(experience.train.size());
@@ -152,6 +155,9 @@ int main(int count, char** arguments) {
   app.add_option("--threads", threads, "of LibTorch")->check(CLI::PositiveNumber);
   CLI11_PARSE(app, count, arguments);
   try {
+    // Large blocks stay with the process, on both sides: else every step pays for fresh pages.
+    mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
     at::set_num_threads(threads);
     auto const task = split_mnist(pawl::data_root(data));
     fmt::print(

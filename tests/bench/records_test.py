@@ -154,6 +154,17 @@ class Records(Case):
         self.assertEqual(results[2]["matrix"], alone[-2]["matrix"])
         self.assertNotEqual(results[0]["matrix"], results[1]["matrix"])
 
+    def test_seeds_at_the_same_time_give_what_each_gives_alone(self):
+        for strategy in ("replay,lwf", "ewc", "a_gem"):
+            common = ("--strategy", strategy, "--seeds", 3)
+            turns = self.run_to_file(*common, name="turns.jsonl")
+            together = self.run_to_file(*common, "--jobs", 3, name="together.jsonl")
+            self.check_schema(together)
+            self.assertEqual([line["record"] for line in turns], [line["record"] for line in together])
+            for one, other in zip(turns, together):
+                for key in ("seed", "experience", "matrix", "metrics", "loss"):
+                    self.assertEqual(one.get(key), other.get(key))
+
     def test_sub_streams_can_be_fixed_over_seeds(self):
         def sizes(*arguments, name):
             lines = self.run_to_file("--order", "shuffled", "--seeds", 3, *arguments, name=name)
@@ -178,6 +189,15 @@ class Records(Case):
         self.assertEqual(heads[-2]["prediction"], "task_head")
         masked = self.run_to_file("--evaluation.outputs", "task", name="masked.jsonl")
         self.assertEqual(masked[-2]["prediction"], "task_masked")
+
+    def test_the_engine_is_recorded_and_changes_nothing_but_time(self):
+        compiled = self.run_to_file("--strategy", "replay")
+        self.assertEqual(compiled[-2]["engine"], "compiled")
+        slow = self.run_to_file("--strategy", "replay", "--engine", "reference", name="slow.jsonl")
+        self.assertEqual(slow[-2]["engine"], "reference")
+        self.assertEqual(slow[-2]["matrix"], compiled[-2]["matrix"])
+        growing = self.run_to_file("--model.head", "growing", name="growing.jsonl")
+        self.assertTrue(growing[-2]["engine"].startswith("reference: "))
 
     def test_penalties_are_recorded(self):
         lwf = self.run_to_file("--strategy", "lwf")

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -144,11 +145,12 @@ class BufferScope {
 };
 
 /// Seeds LibTorch's process-wide generators for a scope (dropout draws from them), that of the host
-/// and that of `device`, and puts them back as found.
+/// and that of `device`, and puts them back as found. Learners in other threads wait for its end.
 class NoiseScope {
  public:
   explicit NoiseScope(Generator key, torch::Device device = torch::kCPU)
-      : host_(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())),
+      : alone_(one_at_a_time()),
+        host_(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())),
         host_found_(host_->get_state()) {
     auto const seed = key.bits();
     host_->set_current_seed(seed);
@@ -174,6 +176,12 @@ class NoiseScope {
   }
 
  private:
+  static std::recursive_mutex& one_at_a_time() {
+    static std::recursive_mutex mutex;
+    return mutex;
+  }
+
+  std::lock_guard<std::recursive_mutex> alone_;
   at::CPUGeneratorImpl* host_;
   c10::intrusive_ptr<c10::TensorImpl> host_found_;
   at::mt19937 host_seeded_;
@@ -272,10 +280,11 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   ModeScope mode(*model.module, train_mode);
   std::optional<BufferScope> buffers;
   if (train_mode) buffers.emplace(*model.module);
-  NoiseScope noise(generator("model.aux"), arena.device());
-  torch::AutoGradMode grad(true);
   auto const x = inputs(rows.stored);
   auto const compiled = side_chain.takes(x);
+  std::optional<NoiseScope> noise;  // a chain draws nothing
+  if (!compiled) noise.emplace(generator("model.aux"), arena.device());
+  torch::AutoGradMode grad(true);
   auto const logits = compiled ? side_chain.forward(x) : forward(x, rows.task);
   auto const z = active_logits(logits, rows.labels, rows.task, 0);
   auto const loss = at::cross_entropy_loss(z, rows.y);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -263,7 +264,8 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
   auto& module = *probe.model.module;
   ModeScope mode(module, false);
   BufferScope buffers(module);
-  NoiseScope noise(probe.generator("model.aux"), probe.arena.device());
+  std::optional<NoiseScope> noise(std::in_place, probe.generator("model.aux"),
+                                  probe.arena.device());
   torch::AutoGradMode grad(true);
   auto const& weights = probe.arena.weights();
   auto sum = torch::zeros_like(weights, torch::kFloat64);
@@ -287,6 +289,7 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
     }
     sum.add_(part);
     part.zero_();
+    if (noise && !noise->drawn()) noise.reset();  // such a module lets other threads go on
   }
   path.batched = path.obstacle.empty();
   if (probe.path) *probe.path = path;
