@@ -68,6 +68,7 @@ void add_names(std::vector<Knob>& all, Config& c) {
                           "going on or with new weights",
                   .choices = strategies,
                   .present = [&c] { return c.strategy_text(); },
+                  .several = true,
                   .replace = [&c](std::string const& names) { c.set_strategies(names); }}});
   Options stream, optimizer, model;
   stream.component(

@@ -157,8 +157,8 @@ class Records(Case):
     def test_seeds_at_the_same_time_give_what_each_gives_alone(self):
         for strategy in ("replay,lwf", "ewc", "a_gem"):
             common = ("--strategy", strategy, "--seeds", 3)
-            turns = self.run_to_file(*common, name="turns.jsonl")
-            together = self.run_to_file(*common, "--jobs", 3, name="together.jsonl")
+            turns = self.run_to_file(*common, name=strategy + "_turns.jsonl")
+            together = self.run_to_file(*common, "--jobs", 3, name=strategy + "_together.jsonl")
             self.check_schema(together)
             self.assertEqual([line["record"] for line in turns], [line["record"] for line in together])
             for one, other in zip(turns, together):

@@ -59,6 +59,7 @@ struct Option {
   std::size_t (*number)(void const*) = nullptr;       ///< of the present enumerator
   void (*assign)(void*, std::size_t) = nullptr;       ///< an enumerator by its number
   std::function<std::string()> present{};             ///< of a component: its name
+  bool several = false;                               ///< component: a list, read by `replace`
   std::function<void(std::string const&)> replace{};  ///< of a component: makes another
 
  private:
@@ -228,7 +229,10 @@ inline std::size_t Option::choice(std::string const& text) const {
 
 inline void Option::set(std::string const& text) const {
   if (kind == Kind::choice) return assign(member, choice(text));
-  if (kind == Kind::component) return choice(text), replace(text);
+  if (kind == Kind::component) {
+    if (!several) (void)choice(text);
+    return replace(text);
+  }
   try {
     assign_value(text);
   } catch (Error const&) {
