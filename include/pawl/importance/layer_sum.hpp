@@ -1,0 +1,124 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+
+#include "../core/data.hpp"
+#include "layer_graph.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// Which scalars of each sample to differentiate, as gradients by the logits (cotangents).
+struct Cotangents {
+  std::int64_t count = 1;                  ///< scalars per sample
+  std::function<Tensor(std::int64_t)> at;  ///< [n, C'] of scalar k
+};
+
+/// sum_n sum_k f(d l_nk / d th) with f a square or a magnitude.
+struct PerSampleSum {
+  enum class Of { square, magnitude };
+  Of of = Of::square;
+  std::int64_t unit = 1;  ///< rows whose mean counts as one sample; 1 but for the readings by batch
+
+  /// From detached logits [n, C'], their rows, and the number of the first among the chosen
+  /// samples.
+  std::function<Cotangents(Tensor const& logits, Rows const& rows, std::int64_t first)> cotangents;
+
+  Tensor f(Tensor const& t) const { return of == Of::square ? wide(t).square() : wide(t).abs(); }
+
+  /// sum <- sum + f(t), in float at least; an undefined sum is 0.
+  void add(Tensor& sum, Tensor const& t) const {
+    if (!sum.defined()) {
+      sum = f(t);
+    } else if (of == Of::square) {
+      sum.addcmul_(wide(t), wide(t));
+    } else {
+      sum.add_(f(t));
+    }
+  }
+
+  /// sum <- sum + sum_n f(t_n), for t [n, ...] with one row per sample.
+  void add_samples(Tensor& sum, Tensor const& t) const {
+    auto const part = f(t).sum(0);
+    sum.defined() ? sum.add_(part) : (sum = part);
+  }
+
+  static torch::Dtype wide_type(Tensor const& t) {
+    return t.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  }
+  static Tensor wide(Tensor const& t) { return t.to(wide_type(t)); }
+};
+
+/// sum_n f(d l_n / d th) of one layer, from the gradients g_n at its output, which come scalar by
+/// scalar.
+class LayerSum {
+ public:
+  LayerSum(LayerUse const& use, PerSampleSum const& what) : use_(use), what_(what) {}
+
+  /// Takes the gradients [n, out] or [n, C, H, W] of one scalar per sample.
+  void take(Tensor const& g) {
+    if (use_.kind == LayerUse::Kind::linear) return what_.add(spread_, g);
+    auto const rows = use_.input.defined() ? use_.input : g;
+    if (use_.kind == LayerUse::Kind::convolution) {
+      if (use_.weight >= 0) take_patches(g);
+    } else if (use_.weight >= 0) {
+      what_.add_samples(weight_, within(rows * g));
+    }
+    if (use_.bias >= 0) what_.add_samples(bias_, within(g));
+  }
+
+  /// Adds to a sum [P].
+  void add_to(Arena const& arena, Tensor const& sum) {
+    if (spread_.defined()) finish_linear();
+    if (weight_.defined()) place(arena, sum, use_.weight, weight_);
+    if (bias_.defined()) place(arena, sum, use_.bias, bias_);
+  }
+
+ private:
+  static void place(Arena const& arena, Tensor const& sum, std::int64_t parameter,
+                    Tensor const& value) {
+    auto const view = arena.parameter_view(sum, static_cast<std::size_t>(parameter));
+    view.add_(value.view(view.sizes()));
+  }
+
+  /// d l_n / dW = g_n a_n^T, so f(d l_n / dW) = f(g_n) f(a_n)^T: a sum over samples is one product.
+  void finish_linear() {
+    if (use_.weight >= 0) {
+      auto const a = what_.f(use_.input);
+      weight_ = use_.transposed ? spread_.t().mm(a) : a.t().mm(spread_);
+    }
+    if (use_.bias >= 0) bias_ = spread_.sum(0);
+  }
+
+  /// d l_n / dW = g_n U_n^T, with U_n the patches under the kernel. A few samples at a time, so
+  /// that gradients and patches stay in the caches.
+  void take_patches(Tensor const& g) {
+    auto const n = g.size(0), groups = use_.groups, positions = g.size(2) * g.size(3);
+    auto const patch = use_.input.size(1) * use_.kernel[0] * use_.kernel[1];
+    auto const each = g.size(1) * patch / groups + patch * positions;  // numbers per sample
+    auto const some = std::max<std::int64_t>(1, (std::int64_t{1} << 19) / each);
+    for (std::int64_t begin = 0; begin < n; begin += some) {
+      auto const count = std::min(some, n - begin);
+      auto const patches = at::im2col(use_.input.narrow(0, begin, count), use_.kernel,
+                                      use_.dilation, use_.padding, use_.stride)
+                               .view({count * groups, patch / groups, positions});
+      auto const gradients = g.narrow(0, begin, count)
+                                 .reshape({count * groups, g.size(1) / groups, positions})
+                                 .bmm(patches.transpose(1, 2));
+      what_.add_samples(weight_, gradients.view({count, -1}));
+    }
+  }
+
+  /// Sums [n, C] over the positions within each sample.
+  static Tensor within(Tensor const& t) { return t.dim() > 2 ? t.flatten(2).sum(2) : t; }
+
+  LayerUse const& use_;
+  PerSampleSum const& what_;
+  Tensor spread_;         ///< linear: sum_k f(g_nk) [n, out]
+  Tensor weight_, bias_;  ///< the sums so far
+};
+
+}  // namespace v0
+}  // namespace pawl
