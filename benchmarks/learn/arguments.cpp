@@ -64,6 +64,19 @@ bool Parsed::take_switch(std::string const& flag) {
   return found;
 }
 
+Config take_config(Parsed& parsed, std::string const& command) {
+  if (!parsed.names.empty()) {
+    throw UsageError(command + " takes options only, but there is '" + parsed.names.front() +
+                     "'; a list is written with commas and no spaces");
+  }
+  std::vector<Assignment> assignments;
+  if (auto const file = parsed.take("config"); !file.empty()) assignments = read_config(file);
+  assignments.insert(assignments.end(), parsed.assignments.begin(), parsed.assignments.end());
+  Config config;
+  configure(config, assignments);
+  return config;
+}
+
 void set_threads(std::int64_t threads) {
   at::set_num_threads(static_cast<int>(threads));
   at::set_num_interop_threads(1);

@@ -12,6 +12,7 @@ namespace bench {
 using Arguments = std::vector<std::string>;
 
 int run_command(Arguments const& arguments);
+int profile_command(Arguments const& arguments);
 int list_command(Arguments const& arguments);
 int help_command(Arguments const& arguments);
 int reproduce_command(Arguments const& arguments);
@@ -20,6 +21,8 @@ int quickstart_command(Arguments const& arguments);
 /// The text of `help` for one component, or for a command; empty when there is no such name.
 std::string help_of(std::string const& name);
 std::string run_help(Config& config);
+/// The options of all components of a configuration, for the help of a command.
+std::string config_help(Config& config);
 
 /// Arguments as values for options: --key value, --key=value, --switch.
 struct Parsed {
@@ -31,6 +34,9 @@ struct Parsed {
   bool take_switch(std::string const& flag);
 };
 Parsed parse(Arguments const& arguments, std::vector<std::string> const& switches);
+
+/// The configuration of a command that takes options only: its config file, then its flags.
+Config take_config(Parsed& parsed, std::string const& command);
 
 /// "pawl-bench 0.1.0 (revision)".
 std::string version_text();

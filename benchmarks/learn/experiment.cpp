@@ -63,9 +63,9 @@ struct TracedLosses : Losses {
   static constexpr bool wants_penalties = true;
 };
 
-/// A model without its strategies, for the accuracy before training.
+/// A learner without its strategies, for the accuracy before training.
 struct Untrained {
-  pawl::Context c;
+  pawl::Context& c;
   pawl::Context& context() { return c; }
   torch::Tensor scores(torch::Tensor const& x, torch::Tensor const& tasks) {
     pawl::ModeScope mode(*c.model.module, false);
@@ -96,19 +96,11 @@ pawl::StrategyList list_of(Config const& config) {
   return strategies;
 }
 
-/// What is trained on, and what is tested: the experiences' own test sets, whatever the training
-/// sets are.
-struct Streams {
-  pawl::Stream train;
-  pawl::Stream test;
-};
-
-Streams streams_of(Config const& config, pawl::TrainTest const& data, std::int64_t seed) {
-  auto const stream_seed = fixed(config.run.stream_seed, seed);
+pawl::Stream test_stream(Config const& config, pawl::TrainTest const& data, pawl::Seed seed) {
   auto own = config.stream;
   own.kind = pawl::StreamKind::sequential;
   own.chunk = 0;
-  return {config.stream.build(data, stream_seed), own.build(data, stream_seed)};
+  return own.build(data, seed);
 }
 
 /// The same model, whose every pass first asks whether the user wants to stop: in a step, in an
@@ -132,12 +124,16 @@ pawl::Model model_of(Config const& config, pawl::Stream const& test, std::int64_
   return interruptible(std::move(model));
 }
 
+pawl::AnyLearner learner_of(Config const& config, pawl::Stream const& test, std::int64_t seed) {
+  pawl::AnyLearner learner{model_of(config, test, seed), config.optimizer, list_of(config)};
+  learner.seed({static_cast<std::uint64_t>(seed)});
+  return learner;
+}
+
 /// b_j; empty where the model has no outputs yet (growing heads).
-std::vector<double> untrained_accuracy(pawl::Model const& model, pawl::Stream const& test,
+std::vector<double> untrained_accuracy(pawl::AnyLearner& of, pawl::Stream const& test,
                                        pawl::Evaluation const& options) {
-  Untrained learner;
-  learner.c.model = model;
-  learner.c.arena.bind(*model.module);
+  Untrained learner{of.context()};
   torch::NoGradGuard no_grad;
   auto const& first = test[0].test;
   auto const row = first.read(torch::arange(1, torch::kInt64), learner.c.arena.device());
@@ -148,15 +144,6 @@ std::vector<double> untrained_accuracy(pawl::Model const& model, pawl::Stream co
     return {};  // a head that grows has no outputs at all
   }
   return pawl::evaluate(learner, test, options).accuracy;
-}
-
-/// How the e-th experience is trained; the parts of an online stream count as the experience they
-/// come from.
-pawl::Training training_of(Config const& config, std::size_t e) {
-  auto training = config.training;
-  auto const& epochs = config.run.epochs_per_experience;
-  if (!epochs.empty()) training.epochs = epochs[std::min(e, epochs.size() - 1)];
-  return training;
 }
 
 std::int64_t peak_bytes() {
@@ -235,12 +222,25 @@ std::vector<pawl::StrategyRecord> check(Config const& config) {
 
 pawl::TrainTest load_data(Config const& config) { return config.stream.load(config.run.data); }
 
+pawl::Training training_of(Config const& config, std::size_t e) {
+  auto training = config.training;
+  auto const& epochs = config.run.epochs_per_experience;
+  if (!epochs.empty()) training.epochs = epochs[std::min(e, epochs.size() - 1)];
+  return training;
+}
+
+Setting setting_of(Config const& config, pawl::TrainTest const& data, std::int64_t seed) {
+  auto const stream_seed = fixed(config.run.stream_seed, seed);
+  auto test = test_stream(config, data, stream_seed);
+  check_capacities(config, test);
+  auto learner = learner_of(config, test, seed);
+  return {config.stream.build(data, stream_seed), std::move(test), std::move(learner)};
+}
+
 SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
                     std::string const& label, OnExperience const& done) {
   auto const start = Clock::now();
-  auto const streams = streams_of(config, data, seed);
-  check_capacities(config, streams.test);
-  auto const model = model_of(config, streams.test, seed);
+  auto [train, test, learner] = setting_of(config, data, seed);
   SeedResult result{.seed = seed};
   pawl::AccuracyMatrix matrix;
   auto const timed = [](double& seconds, auto&& work) {
@@ -249,22 +249,16 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
     seconds += seconds_since(begin);
   };
   timed(result.evaluate_seconds,
-        [&] { result.untrained = untrained_accuracy(model, streams.test, config.evaluation); });
+        [&] { result.untrained = untrained_accuracy(learner, test, config.evaluation); });
   if (!result.untrained.empty()) matrix.untrained(result.untrained);
-  auto const fresh = [&](pawl::Model const& start_model) {
-    pawl::AnyLearner learner{start_model, config.optimizer, list_of(config)};
-    learner.seed({static_cast<std::uint64_t>(seed)});
-    return learner;
-  };
-  auto learner = fresh(model);
-  auto const points = pawl::evaluation_points(streams.train);
+  auto const points = pawl::evaluation_points(train);
   TracedLosses losses;
   ExperienceResult one{.seed = seed};
-  for (auto const& experience : streams.train) {
+  for (auto const& experience : train) {
     pawl::Progress progress{label};
     progress.terminal = progress.terminal && !label.empty();
     if (config.reference == "from_scratch" && experience.index > 0) {
-      learner = fresh(model_of(config, streams.test, seed));
+      learner = learner_of(config, test, seed);
     }
     auto const training = training_of(config, result.matrix.size());
     timed(one.train_seconds, [&] {
@@ -275,10 +269,10 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
       }
     });
     if (!std::binary_search(points.begin(), points.end(), experience.index)) continue;
-    auto const last = experience.index + 1 == streams.train.size();
+    auto const last = experience.index + 1 == train.size();
     if (last || config.run.evaluate == Evaluate::each) {
       timed(one.evaluate_seconds,
-            [&] { one.row = pawl::evaluate(learner, streams.test, config.evaluation); });
+            [&] { one.row = pawl::evaluate(learner, test, config.evaluation); });
       result.prediction = one.row.prediction;
       result.test_sizes = one.row.size;
     }
@@ -287,7 +281,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
     for (auto const& [name, sum] : losses.penalties) one.penalties[name] = losses.mean(sum);
     one.steps = losses.steps;
     result.matrix.push_back(one.row.accuracy);
-    result.matrix.back().resize(static_cast<std::size_t>(streams.test.size()),
+    result.matrix.back().resize(static_cast<std::size_t>(test.size()),
                                 std::numeric_limits<double>::quiet_NaN());
     matrix.append(pawl::AccuracyRow{one.row.accuracy, one.row.size, ""});
     result.train_seconds += one.train_seconds;

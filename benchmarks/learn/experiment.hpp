@@ -64,6 +64,19 @@ std::vector<pawl::StrategyRecord> check(Config const& config);
 /// The data set of a configuration; shared by all seeds.
 pawl::TrainTest load_data(Config const& config);
 
+/// What one seed is made of: what is trained on, what is tested (the experiences' own test sets,
+/// whatever the training sets are), and a learner whose weights are drawn.
+struct Setting {
+  pawl::Stream train;
+  pawl::Stream test;
+  pawl::AnyLearner learner;
+};
+Setting setting_of(Config const& config, pawl::TrainTest const& data, std::int64_t seed);
+
+/// How the e-th experience is trained; the parts of an online stream count as the experience they
+/// come from.
+pawl::Training training_of(Config const& config, std::size_t e);
+
 using OnExperience = std::function<void(ExperienceResult const&)>;
 
 /// Runs one seed. `label` opens the line of progress; empty: no such line.

@@ -243,7 +243,7 @@ std::string section_help(Config& config, std::string const& title, std::string c
 }  // namespace
 
 std::string run_help(Config& config) {
-  std::string text =
+  std::string const text =
       "usage: pawl-bench run [OPTIONS]\n\n"
       "Trains strategies on a stream, once per seed, and measures after each experience. Dashes "
       "and underscores in\n"
@@ -255,7 +255,11 @@ std::string run_help(Config& config) {
       "  --print-config\n      Write the complete configuration as such a file, and stop.\n"
       "  --force\n      Replace the file of --out if it exists.\n"
       "  --help\n      This text, with the options of the components that are chosen before it.\n";
-  text += section_help(config, "Run", "");
+  return text + config_help(config);
+}
+
+std::string config_help(Config& config) {
+  auto text = section_help(config, "Run", "");
   text +=
       section_help(config, "Stream '" + config.stream.name + "': " + config.stream.about, "stream");
   text += section_help(config, "Training", "training");
@@ -298,9 +302,10 @@ int help_command(Arguments const& arguments) {
   for (auto const& name : arguments) {
     if (name == "reproduce") return reproduce_command({"--help"});
     if (name == "quickstart") return quickstart_command({"--help"});
+    if (name == "profile") return profile_command({"--help"});
     auto const text = help_of(name);
     if (text.empty()) {
-      std::vector<std::string> names{"run", "list", "reproduce", "quickstart"};
+      std::vector<std::string> names{"run", "profile", "list", "reproduce", "quickstart"};
       for (auto const& family : families()) {
         for (auto const& entry : family.entries) names.push_back(entry.name);
       }

@@ -17,6 +17,7 @@ namespace {
 constexpr char const* usage =
     "usage: pawl-bench COMMAND [OPTIONS]\n\n"
     "  run         train strategies on a stream over seeds, measure, report\n"
+    "  profile     where the time of a training step goes\n"
     "  quickstart  seven strategies on the digits, five seeds each, one table\n"
     "  reproduce   run published results and say whether they agree\n"
     "  list        what there is: streams, strategies, models, memories, optimizers, metrics\n"
@@ -25,7 +26,8 @@ constexpr char const* usage =
 
 int dispatch(bench::Arguments arguments) {
   if (arguments.empty())
-    throw bench::UsageError("a command is missing: run, quickstart, reproduce, list or help");
+    throw bench::UsageError(
+        "a command is missing: run, profile, quickstart, reproduce, list or help");
   auto const command = arguments.front();
   arguments.erase(arguments.begin());
   if (command == "--help" || command == "-h" || (command == "help" && arguments.empty())) {
@@ -37,6 +39,7 @@ int dispatch(bench::Arguments arguments) {
     return 0;
   }
   if (command == "run") return bench::run_command(arguments);
+  if (command == "profile") return bench::profile_command(arguments);
   if (command == "list") return bench::list_command(arguments);
   if (command == "help") return bench::help_command(arguments);
   if (command == "reproduce") return bench::reproduce_command(arguments);
@@ -47,7 +50,7 @@ int dispatch(bench::Arguments arguments) {
   }
   throw bench::UsageError(
       "there is no command '" + command + "'" +
-      pawl::suggestion(command, {"run", "quickstart", "reproduce", "list", "help"}));
+      pawl::suggestion(command, {"run", "profile", "quickstart", "reproduce", "list", "help"}));
 }
 
 /// One sentence on standard error, over a line of progress that may still stand there.

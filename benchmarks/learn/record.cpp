@@ -198,22 +198,22 @@ Json summary_record(std::vector<SeedResult> const& results, bool interrupted) {
             {"total", total.empty() ? Json(nullptr) : summary_json(pawl::summarise(total))}}}};
 }
 
-OutputFile::OutputFile(std::filesystem::path path, bool force)
-    : path_(std::move(path)), force_(force) {
+OutputFile::OutputFile(std::filesystem::path path, bool force, std::string flag)
+    : path_(std::move(path)), force_(force), flag_(std::move(flag)) {
   if (path_.empty()) return;
   std::error_code error;
   for (int hops = 0; hops < 40 && std::filesystem::is_symlink(path_, error); ++hops) {
     path_ = path_.parent_path() / std::filesystem::read_symlink(path_, error);
   }
   auto const status = std::filesystem::status(path_, error);
-  pawl::require(!std::filesystem::is_directory(status), "--out ", path_.string(),
+  pawl::require(!std::filesystem::is_directory(status), flag_, " ", path_.string(),
                 " is a folder; give the name of a file");
-  pawl::require(force || !std::filesystem::is_regular_file(status), "--out ", path_.string(),
+  pawl::require(force || !std::filesystem::is_regular_file(status), flag_, " ", path_.string(),
                 " exists already; give another name, or --force to replace it");
   auto const direct = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
   part_ = direct ? path_.string() : path_.string() + ".part" + std::to_string(::getpid());
   file_.open(part_, std::ios::trunc);
-  pawl::require(file_.is_open(), "--out ", path_.string(),
+  pawl::require(file_.is_open(), flag_, " ", path_.string(),
                 " cannot be written: ", std::strerror(errno));
 }
 
@@ -230,7 +230,7 @@ void OutputFile::line(Json const& record) {
 }
 
 void OutputFile::check_written() {
-  pawl::require(file_.good(), "--out ", path_.string(),
+  pawl::require(file_.good(), flag_, " ", path_.string(),
                 " could not be written: ", std::strerror(errno));
 }
 
@@ -247,12 +247,12 @@ void OutputFile::finish() {
   if (!force_ && ::link(part_.c_str(), path_.c_str()) == 0) return;
   if (!force_ && errno == EEXIST) {
     auto const kept = std::exchange(part_, std::filesystem::path());
-    pawl::fail("--out ", path_.string(), " has appeared during the run; the results are in ",
+    pawl::fail(flag_, " ", path_.string(), " has appeared during the run; the results are in ",
                kept.string());
   }
   std::error_code error;
   std::filesystem::rename(part_, path_, error);
-  pawl::require(!error, "--out ", path_.string(), " could not be written: ", error.message());
+  pawl::require(!error, flag_, " ", path_.string(), " could not be written: ", error.message());
 }
 
 }  // namespace bench

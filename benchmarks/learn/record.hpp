@@ -36,7 +36,7 @@ Json config_json(Config& config);
 /// nothing.
 class OutputFile {
  public:
-  OutputFile(std::filesystem::path path, bool force);
+  OutputFile(std::filesystem::path path, bool force, std::string flag = "--out");
   ~OutputFile();
   OutputFile(OutputFile const&) = delete;
   OutputFile& operator=(OutputFile const&) = delete;
@@ -49,6 +49,7 @@ class OutputFile {
 
   std::filesystem::path path_, part_;
   bool force_;
+  std::string flag_;  ///< that named the file, for messages
   std::ofstream file_;
 };
 

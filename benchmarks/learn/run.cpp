@@ -70,18 +70,10 @@ int run(Config& config, bool force) {
 
 int run_command(Arguments const& arguments) {
   auto parsed = parse(arguments, {"help", "force", "print-config"});
-  if (!parsed.names.empty()) {
-    throw UsageError("run takes options only, but there is '" + parsed.names.front() +
-                     "'; a list is written with commas and no spaces");
-  }
   auto const help = parsed.take_switch("help");
   auto const force = parsed.take_switch("force");
   auto const print_config = parsed.take_switch("print-config");
-  std::vector<Assignment> assignments;
-  if (auto const file = parsed.take("config"); !file.empty()) assignments = read_config(file);
-  assignments.insert(assignments.end(), parsed.assignments.begin(), parsed.assignments.end());
-  Config config;
-  configure(config, assignments);
+  auto config = take_config(parsed, "run");
   if (help || print_config) {
     std::fputs((help ? run_help(config) : to_toml(config)).c_str(), stdout);
     return 0;

@@ -4,8 +4,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <sstream>
 #include <string>
@@ -14,8 +12,8 @@
 #include <vector>
 
 #include "archive.hpp"
+#include "files.hpp"
 #include "safetensors.hpp"
-#include "whole_file.hpp"
 
 #include <zlib.h>
 
@@ -111,7 +109,7 @@ inline std::size_t read_tensor(HeaderReader& reader, std::string_view data, Tens
 }  // namespace detail
 
 /// Writes what an archive collected.
-inline void write_checkpoint(std::filesystem::path const& path, Archive const& archive) {
+inline void write_checkpoint(std::string const& path, Archive const& archive) {
   std::vector<Tensor> held;
   for (auto const& entry : archive.tensors) {
     held.push_back(entry.second.to(torch::kCPU).contiguous());
@@ -130,24 +128,21 @@ inline void write_checkpoint(std::filesystem::path const& path, Archive const& a
 }
 
 /// Reads a checkpoint; trusts nothing in it. Throws Error when it is missing, truncated or altered.
-inline Archive read_checkpoint(std::filesystem::path const& path) {
-  std::ifstream file(path, std::ios::binary);
-  require(file.good() && !std::filesystem::is_directory(path), "cannot open the checkpoint '",
-          path.string(), "'; check the path");
-  std::ostringstream content;
-  content << file.rdbuf();
-  auto bytes = std::move(content).str();
+inline Archive read_checkpoint(std::string const& path) {
+  auto const content = read_file(path);
+  auto* const bytes = static_cast<char*>(content.data_ptr());
+  std::string_view const file(bytes, content.nbytes());
   Archive archive(Archive::Mode::load);
   try {
     std::uint64_t length = 0;
     auto const digits = sizeof length + detail::checkpoint_start.size();
-    require(bytes.size() > digits + detail::no_checksum.size(), "too short");
-    auto const checksum = bytes.substr(digits, detail::no_checksum.size());
-    bytes.replace(digits, checksum.size(), detail::no_checksum);
-    require(detail::checksum({bytes}) == checksum, "altered");
+    require(file.size() > digits + detail::no_checksum.size(), "too short");
+    auto const checksum = std::string(file.substr(digits, detail::no_checksum.size()));
+    detail::no_checksum.copy(bytes + digits, checksum.size());
+    require(detail::checksum({file}) == checksum, "altered");
 
-    std::memcpy(&length, bytes.data(), sizeof length);
-    auto const rest = std::string_view(bytes).substr(sizeof length);
+    std::memcpy(&length, bytes, sizeof length);
+    auto const rest = file.substr(sizeof length);
     require(length <= rest.size(), "bad header");
     auto const data = rest.substr(length);
     detail::HeaderReader reader(rest.substr(0, length));
@@ -161,7 +156,7 @@ inline Archive read_checkpoint(std::filesystem::path const& path) {
     });
     require(reader.finished() && used == data.size(), "bad header");
   } catch (std::exception const&) {
-    fail("the checkpoint '", path.string(), "' is truncated or altered; use another copy");
+    fail("the checkpoint '", path, "' is truncated or altered; use another copy");
   }
   for (auto const* own : {"format", "crc32", "threads"}) archive.texts.erase(own);
   return archive;

@@ -13,6 +13,7 @@
 
 #include "../engine/arena.hpp"
 #include "../engine/chain.hpp"
+#include "../engine/phase.hpp"
 #include "../engine/plan.hpp"
 #include "archive.hpp"
 #include "data.hpp"
@@ -277,6 +278,7 @@ inline Tensor Context::weighted_cross_entropy() const {
 }
 
 inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vector<bool>* used) {
+  Phase const phase("gradient on the side");
   ModeScope mode(*model.module, train_mode);
   std::optional<BufferScope> buffers;
   if (train_mode) buffers.emplace(*model.module);

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
 #include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "../engine/phase.hpp"
 #include "../engine/step.hpp"
 #include "checkpoint.hpp"
 #include "context.hpp"
@@ -79,13 +79,17 @@ class Learner {
     watch.begin(c);
     Step step(c, strategies_, optimizer_);
     while (c.step < c.steps) {
+      Phase const phase("step");
       c.epoch = plan.epoch_of(c.step);
       c.pass = plan.pass_of(c.step);
       if (!c.arena.bound()) rebind();
+      Phase gathering("gather");
       auto fresh = c.train.read(plan.positions(c.step), c.arena.device());
       meet(fresh.labels);
+      gathering.end();
       step.run(std::move(fresh), watch.wants_penalties, draws_);
       ++c.step, ++c.total_steps;
+      Phase const watching("observers");
       watch.step(c);
     }
     strategies_.end(c, experience);
@@ -119,7 +123,7 @@ class Learner {
 
   /// Writes everything that training depends on; may be called by an observer in the middle of an
   /// experience.
-  void save(std::filesystem::path const& path) {
+  void save(std::string const& path) {
     rebind();
     Archive archive(Archive::Mode::save);
     state(archive);
@@ -129,7 +133,7 @@ class Learner {
 
   /// Reads what `save` wrote into a learner of the same composition. Throws Error, and leaves the
   /// learner as it was, when the file is damaged or is that of another one.
-  void load(std::filesystem::path const& path) {
+  void load(std::string const& path) {
     rebind();
     auto& module = *context_.model.module;
     auto archive = read_checkpoint(path);

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "../engine/phase.hpp"
 #include "hooks.hpp"
 
 namespace pawl {
@@ -76,7 +77,11 @@ struct StrategySet {
   }
   void begin(Context& c, Experience const& e) {
     each([&](auto& s) {
-      if constexpr (HasBegin<std::remove_cvref_t<decltype(s)>>) s.begin(c, e);
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasBegin<T>) {
+        Phase const phase(strategy_name<T>, "begin");
+        s.begin(c, e);
+      }
     });
   }
   Dataset enlarge(Context& c, Dataset d) {
@@ -87,14 +92,22 @@ struct StrategySet {
   }
   Batch extend(Context& c, Batch b) {
     each([&](auto& s) {
-      if constexpr (HasExtend<std::remove_cvref_t<decltype(s)>>) b = s.extend(c, std::move(b));
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasExtend<T>) {
+        Phase const phase(strategy_name<T>, "extend");
+        b = s.extend(c, std::move(b));
+      }
     });
     return b;
   }
   Tensor loss(Context& c) {
     Tensor value;
     each([&](auto& s) {
-      if constexpr (HasLoss<std::remove_cvref_t<decltype(s)>>) value = s.loss(c);
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasLoss<T>) {
+        Phase const phase(strategy_name<T>, "loss");
+        value = s.loss(c);
+      }
     });
     return value;
   }
@@ -104,6 +117,7 @@ struct StrategySet {
     each([&](auto& s) {
       using T = std::remove_cvref_t<decltype(s)>;
       if constexpr (HasPenalty<T>) {
+        Phase const phase(strategy_name<T>, "penalty");
         if (auto value = s.penalty(c); value.defined()) {
           values.emplace_back(strategy_name<T>(), value);
         }
@@ -123,17 +137,29 @@ struct StrategySet {
   }
   void edit_gradient(Context& c) {
     each([&](auto& s) {
-      if constexpr (HasEditGradient<std::remove_cvref_t<decltype(s)>>) s.edit_gradient(c);
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasEditGradient<T>) {
+        Phase const phase(strategy_name<T>, "edit_gradient");
+        s.edit_gradient(c);
+      }
     });
   }
   void after_step(Context& c) {
     each([&](auto& s) {
-      if constexpr (HasAfterStep<std::remove_cvref_t<decltype(s)>>) s.after_step(c);
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasAfterStep<T>) {
+        Phase const phase(strategy_name<T>, "after_step");
+        s.after_step(c);
+      }
     });
   }
   void end(Context& c, Experience const& e) {
     each([&](auto& s) {
-      if constexpr (HasEnd<std::remove_cvref_t<decltype(s)>>) s.end(c, e);
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasEnd<T>) {
+        Phase const phase(strategy_name<T>, "end");
+        s.end(c, e);
+      }
     });
   }
   Tensor scores(Context& c, Tensor const& x) {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -32,10 +31,9 @@ struct CifarLayout {
 };
 
 /// The rows of one file: uint8 [N, label bytes + 3072], labels checked.
-inline Tensor cifar_rows(std::filesystem::path const& path, CifarLayout const& layout) {
-  auto const file = path.string();
+inline Tensor cifar_rows(std::string const& file, CifarLayout const& layout) {
   auto const width = static_cast<std::int64_t>(layout.ranges.size()) + 3 * 32 * 32;
-  auto const bytes = read_bytes(path);
+  auto const bytes = read_bytes(file);
   require(bytes.numel() > 0 && bytes.numel() % width == 0, file, ": has ", bytes.numel(),
           " bytes, which is no positive multiple of the row size ", width,
           "; it is truncated or no ", layout.data_set, " file, fetch it again");
@@ -48,7 +46,7 @@ inline Tensor cifar_rows(std::filesystem::path const& path, CifarLayout const& l
   return rows;
 }
 
-inline std::shared_ptr<Source const> cifar_source(std::filesystem::path const& root,
+inline std::shared_ptr<Source const> cifar_source(std::string const& root,
                                                   std::vector<std::string> const& files,
                                                   CifarLayout const& layout, std::string name) {
   std::vector<Tensor> pixels, labels;
@@ -66,7 +64,7 @@ inline std::shared_ptr<Source const> cifar_source(std::filesystem::path const& r
 /// CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 colour images, uint8 [N, 3, 32, 32], red, green,
 /// blue. Reads the binary version: data_batch_1..5.bin and test_batch.bin in `folder` or in
 /// `folder/cifar-10-batches-bin`. Files with fewer rows than the official ones are read too.
-inline TrainTest load_cifar10(std::filesystem::path const& folder) {
+inline TrainTest load_cifar10(std::string const& folder) {
   detail::CifarLayout const layout{
       .data_set = "cifar10", .folder = "cifar-10-batches-bin", .ranges = {10}};
   std::vector<std::string> train;
@@ -83,8 +81,7 @@ inline TrainTest load_cifar10(std::filesystem::path const& folder) {
 /// CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 colour images, uint8 [N, 3, 32, 32], red, green,
 /// blue. Reads the binary version: train.bin and test.bin in `folder` or in
 /// `folder/cifar-100-binary`.
-inline TrainTest load_cifar100(std::filesystem::path const& folder,
-                               CifarLabels labels = CifarLabels::fine) {
+inline TrainTest load_cifar100(std::string const& folder, CifarLabels labels = CifarLabels::fine) {
   auto const fine = labels == CifarLabels::fine;
   detail::CifarLayout const layout{.data_set = "cifar100",
                                    .folder = "cifar-100-binary",

@@ -3,13 +3,13 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include "../core/data.hpp"
 #include "../core/error.hpp"
+#include "../core/files.hpp"
 #include "file.hpp"
 #include "find.hpp"
 
@@ -19,7 +19,7 @@ inline namespace v0 {
 namespace detail {
 
 /// Values of a digits file, line by line: uint8 [N, 65], 64 pixels and the label.
-inline Tensor digit_lines(std::filesystem::path const& path) {
+inline Tensor digit_lines(std::string const& path) {
   auto const bytes = read_bytes(path);
   auto const* at = reinterpret_cast<char const*>(bytes.data_ptr());
   auto const* const end = at + bytes.numel();
@@ -29,21 +29,20 @@ inline Tensor digit_lines(std::filesystem::path const& path) {
       int value = -1;
       auto const parsed = std::from_chars(at, end, value);
       auto const most = column == 65 ? 9 : 16;
-      require(parsed.ec == std::errc{} && value >= 0 && value <= most, path.string(), ": line ",
-              line, ", value ", column, " must be an integer 0 .. ", most,
-              "; fetch the file again");
+      require(parsed.ec == std::errc{} && value >= 0 && value <= most, path, ": line ", line,
+              ", value ", column, " must be an integer 0 .. ", most, "; fetch the file again");
       values.push_back(static_cast<std::uint8_t>(value));
       at = parsed.ptr;
       auto const last = column == 65;
       if (last && at != end && *at == '\r') ++at;
       auto const separated = at != end && *at == (last ? '\n' : ',');
-      require(separated || (last && at == end), path.string(), ": line ", line,
-              " must have 65 values ", "with commas between them, but is wrong after value ",
-              column, "; fetch the file again");
+      require(separated || (last && at == end), path, ": line ", line, " must have 65 values ",
+              "with commas between them, but is wrong after value ", column,
+              "; fetch the file again");
       if (separated) ++at;
     }
   }
-  require(!values.empty(), path.string(), ": is empty; fetch the file again");
+  require(!values.empty(), path, ": is empty; fetch the file again");
   return torch::tensor(values, torch::kUInt8).view({-1, 65});
 }
 
@@ -54,9 +53,8 @@ inline Tensor digit_lines(std::filesystem::path const& path) {
 /// sample of each class in file order is a test sample (1,442 train, 355 test).
 ///
 /// `path` is the file, or the folder with `digits/digits.csv.gz` or `digits.csv.gz`.
-inline TrainTest load_digits(std::filesystem::path path) {
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(path, ignored)) {
+inline TrainTest load_digits(std::string path) {
+  if (!is_file(path)) {
     path = find_file(path,
                      {"digits/digits.csv.gz", "digits.csv.gz", "digits/digits.csv", "digits.csv"},
                      "digits");
@@ -71,7 +69,7 @@ inline TrainTest load_digits(std::filesystem::path path) {
     (number % 5 == 0 ? test : train).push_back(i);
   }
   require(
-      !train.empty() && !test.empty(), path.string(), ": ", y.numel(),
+      !train.empty() && !test.empty(), path, ": ", y.numel(),
       " samples are too few for a training and a test set (every 5th of a class); fetch the file "
       "again");
   auto const part = [&](std::vector<std::int64_t> const& rows, char const* name) {

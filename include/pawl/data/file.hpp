@@ -2,14 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <filesystem>
-#include <memory>
 #include <string>
-#include <system_error>
-#include <utility>
 
 #include "../core/error.hpp"
+#include "../core/files.hpp"
 
 #include <zlib.h>
 
@@ -74,20 +70,11 @@ inline Tensor inflated(Tensor const& packed, std::string const& file) {
 /// Reads a whole file, plain or gzip (told apart by their first bytes): [n] uint8. Throws `Error`
 /// when the file cannot be read, or when gzip data is truncated, damaged or followed by anything
 /// else.
-inline Tensor read_bytes(std::filesystem::path const& path) {
-  auto const file = path.string();
-  std::error_code error;
-  auto const size = std::filesystem::file_size(path, error);
-  require(!error, file, ": cannot be read (", error.message(), "); check the path");
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> const handle(std::fopen(file.c_str(), "rb"),
-                                                               &std::fclose);
-  require(handle != nullptr, file, ": cannot be opened; check its permissions");
-  auto bytes = torch::empty({static_cast<std::int64_t>(size)}, torch::kUInt8);
-  auto const got = size == 0 ? 0 : std::fread(bytes.data_ptr(), 1, size, handle.get());
-  require(got == size, file, ": only ", got, " of ", size, " bytes could be read; try again");
-  auto const* data = size < 2 ? nullptr : bytes.data_ptr<std::uint8_t>();
+inline Tensor read_bytes(std::string const& path) {
+  auto const bytes = read_file(path);
+  auto const* data = bytes.numel() < 2 ? nullptr : bytes.data_ptr<std::uint8_t>();
   auto const packed = data != nullptr && data[0] == 0x1f && data[1] == 0x8b;
-  return packed ? detail::inflated(bytes, file) : bytes;
+  return packed ? detail::inflated(bytes, path) : bytes;
 }
 
 }  // namespace v0

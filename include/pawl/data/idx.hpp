@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,9 +16,8 @@ inline namespace v0 {
 
 /// Reads an IDX file of bytes, plain or gzip: uint8 [d0, d1, ...]. The sizes in its header are
 /// believed only when they account for every byte of the file.
-inline Tensor read_idx(std::filesystem::path const& path) {
-  auto const file = path.string();
-  auto const bytes = read_bytes(path);
+inline Tensor read_idx(std::string const& file) {
+  auto const bytes = read_bytes(file);
   auto const size = bytes.numel();
   require(size >= 4, file, ": is no IDX file, it has only ", size, " bytes; fetch it again");
   auto const* const head = bytes.data_ptr<std::uint8_t>();
@@ -49,19 +47,18 @@ inline Tensor read_idx(std::filesystem::path const& path) {
 
 /// Greyscale images and their labels from two IDX files: images stored as uint8 [N, 1, H, W],
 /// labels 0 .. classes-1. Throws `Error` when the files do not belong together.
-inline std::shared_ptr<Source const> load_idx(std::filesystem::path const& images,
-                                              std::filesystem::path const& labels,
+inline std::shared_ptr<Source const> load_idx(std::string const& images, std::string const& labels,
                                               std::int64_t classes, std::string name) {
   auto const x = read_idx(images);
   auto const y = read_idx(labels);
-  require(x.dim() == 3, images.string(), ": has ", x.dim(),
+  require(x.dim() == 3, images, ": has ", x.dim(),
           " dimensions, but images have 3 (samples, rows, columns); is it the image file?");
-  require(y.dim() == 1, labels.string(), ": has ", y.dim(),
+  require(y.dim() == 1, labels, ": has ", y.dim(),
           " dimensions, but labels have 1; is it the label file?");
-  require(x.size(0) == y.size(0), images.string(), ": has ", x.size(0), " images, but ",
-          labels.string(), " has ", y.size(0), " labels; fetch both again");
+  require(x.size(0) == y.size(0), images, ": has ", x.size(0), " images, but ", labels, " has ",
+          y.size(0), " labels; fetch both again");
   auto const largest = y.max().item<std::int64_t>();
-  require(largest < classes, labels.string(), ": has the label ", largest, ", but labels are 0 .. ",
+  require(largest < classes, labels, ": has the label ", largest, ", but labels are 0 .. ",
           classes - 1, "; is it the label file of this data set?");
   return resident(x.unsqueeze(1), y, std::move(name));
 }
@@ -69,10 +66,9 @@ inline std::shared_ptr<Source const> load_idx(std::filesystem::path const& image
 namespace detail {
 
 /// One of the four files of a set of the MNIST family, in any of the folders and spellings.
-inline std::filesystem::path mnist_file(std::filesystem::path const& root,
-                                        std::vector<std::string> const& folders,
-                                        std::string const& stem, std::string const& kind,
-                                        std::string const& data_set) {
+inline std::string mnist_file(std::string const& root, std::vector<std::string> const& folders,
+                              std::string const& stem, std::string const& kind,
+                              std::string const& data_set) {
   std::vector<std::string> names;
   for (auto const& folder : folders) {
     for (auto const* const dot : {"-", "."}) {
@@ -84,15 +80,14 @@ inline std::filesystem::path mnist_file(std::filesystem::path const& root,
   return find_file(root, names, data_set);
 }
 
-inline TrainTest load_mnist_family(std::filesystem::path const& root,
-                                   std::vector<std::string> const& folders,
+inline TrainTest load_mnist_family(std::string const& root, std::vector<std::string> const& folders,
                                    std::string const& data_set) {
   auto const part = [&](std::string const& prefix, std::string const& name) {
     auto const images = mnist_file(root, folders, prefix + "-images", "idx3-ubyte", data_set);
     auto source = load_idx(
         images, mnist_file(root, folders, prefix + "-labels", "idx1-ubyte", data_set), 10, name);
-    require(source->shape == std::vector<std::int64_t>{1, 28, 28}, images.string(),
-            ": has images of ", source->shape[1], "x", source->shape[2], " pixels, but ", data_set,
+    require(source->shape == std::vector<std::int64_t>{1, 28, 28}, images, ": has images of ",
+            source->shape[1], "x", source->shape[2], " pixels, but ", data_set,
             " has 28x28; fetch it again");
     return source;
   };
@@ -107,17 +102,16 @@ inline TrainTest load_mnist_family(std::filesystem::path const& root,
 
 /// MNIST (LeCun, Cortes, Burges): 60,000 + 10,000 digits, uint8 [N, 1, 28, 28]. Looks for the four
 /// official files, plain or .gz, in `folder`, `folder/mnist` and `folder/MNIST/raw`.
-inline TrainTest load_mnist(std::filesystem::path const& folder) {
+inline TrainTest load_mnist(std::string const& folder) {
   return detail::load_mnist_family(folder, {"mnist/", "MNIST/raw/", ""}, "mnist");
 }
 
 /// Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017): 60,000 + 10,000 pieces of clothing, uint8 [N, 1,
 /// 28, 28]. The files have the names of MNIST, so they are looked for in `folder/fashion_mnist` and
 /// `folder/FashionMNIST/raw`; in `folder` itself only when its own name says fashion.
-inline TrainTest load_fashion_mnist(std::filesystem::path const& folder) {
+inline TrainTest load_fashion_mnist(std::string const& folder) {
   std::vector<std::string> folders{"fashion_mnist/", "FashionMNIST/raw/"};
-  auto const name = folder.lexically_normal().string();
-  if (name.find("fashion") != std::string::npos || name.find("Fashion") != std::string::npos) {
+  if (folder.find("ashion") != std::string::npos) {
     folders.push_back("");
   }
   return detail::load_mnist_family(folder, folders, "fashion_mnist");

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -21,7 +20,7 @@ inline std::vector<std::string> data_set_names() {
 }
 
 /// Loads a data set by name from the folder given, else from PAWL_DATA, else from `data`.
-inline TrainTest load(std::string const& name, std::filesystem::path const& root = {}) {
+inline TrainTest load(std::string const& name, std::string const& root = {}) {
   auto const names = data_set_names();
   if (std::find(names.begin(), names.end(), name) == names.end()) {
     fail("there is no data set '", name, "'", suggestion(name, names));

@@ -9,6 +9,7 @@
 #include "../core/context.hpp"
 #include "../core/optimizer.hpp"
 #include "checks.hpp"
+#include "phase.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -66,10 +67,12 @@ class Step {
     if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
     if (traced) strategies.closed_form_values(c);
     strategies.edit_gradient(c);
+    Phase optimizing("optimizer");
     if (c.training.clip_norm > 0) clip(c.gradient());
     if (factor != 1) set_learning_rate(optimizer, c.learning_rate);
     optimizer.step(c.arena);
     if (factor != 1) set_learning_rate(optimizer, rate);
+    optimizing.end();
     strategies.after_step(c);
   }
 
@@ -109,7 +112,10 @@ class Step {
   /// Noise (dropout) is keyed by seed, step and shard. Whether a module draws at all is seen in the
   /// first step of an experience; one that does not is spared the seeding.
   void forward(bool& draws) {
+    Phase joining("inputs");
     join(c, c.batch);
+    joining.end();
+    Phase const phase("forward");
     std::optional<NoiseScope> noise;
     if (draws || c.step == 0) {
       noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard),
@@ -144,10 +150,11 @@ class Step {
 
   /// Leaves the gradient of loss + penalties with the parameters.
   void differentiate() {
-    auto loss = strategies.has_loss ? strategies.loss(c) : c.weighted_cross_entropy();
+    auto loss = strategies.has_loss ? strategies.loss(c) : own_loss();
     if (c.task_factor != 1) loss = loss * c.task_factor;
     auto const penalties = strategies.penalties(c);
     check_finite_loss(c, loss, penalties);
+    Phase const phase("backward");
     auto total = loss;
     for (auto const& penalty : penalties) total = total + penalty.second;
     if (strategies.wants_task_gradient && !penalties.empty()) {
@@ -165,6 +172,11 @@ class Step {
     }
     record(loss.detach(), penalties);
     if (c.training.shards > 1) collect();
+  }
+
+  Tensor own_loss() const {
+    Phase const phase("loss");
+    return c.weighted_cross_entropy();
   }
 
   /// The gradient [P] of one loss; its graph is kept.

@@ -6,7 +6,6 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -79,9 +78,10 @@ class LayerGraphReader {
   }
 
   void follow(Edge const& edge) {
-    if (edge.is_valid() && leads_to_parameter(edge) && seen_.insert(edge.function.get()).second) {
-      open_.push_back(edge);
-    }
+    if (!leads_to_parameter(edge)) return;
+    auto& mark = marks_[edge.function.get()];
+    if (mark != followed) open_.push_back(edge);
+    mark = followed;
   }
 
   /// Whether the gradient that travels along an edge reaches a parameter, not the inputs alone.
@@ -89,10 +89,10 @@ class LayerGraphReader {
     if (!edge.is_valid()) return false;
     auto* node = edge.function.get();
     if (index_.count(node) > 0) return true;
-    if (auto const known = leads_.find(node); known != leads_.end()) return known->second == 1;
+    if (auto const known = marks_.find(node); known != marks_.end()) return known->second != aside;
     auto leads = false;
     for (auto const& next : node->next_edges()) leads = leads_to_parameter(next) || leads;
-    leads_[node] = leads ? 1 : 0;
+    marks_[node] = leads ? leads_on : aside;
     return leads;
   }
 
@@ -280,10 +280,10 @@ class LayerGraphReader {
   std::int64_t rows_;
   std::vector<bool> used_;
   std::vector<Edge> leaves_, open_;
-  // Of types that LibTorch's own headers use too: others would cost every user's compiler more.
+  static constexpr int aside = 0, leads_on = 1, followed = 2;  // does it lead to a parameter?
+  // Of a type that LibTorch's own headers use too: others would cost every user's compiler more.
   std::unordered_map<Node*, int> index_;  // of a parameter's node
-  std::unordered_map<Node*, int> leads_;  // 1: leads to a parameter
-  std::unordered_set<Node*> seen_;
+  std::unordered_map<Node*, int> marks_;
   LayerGraph graph_;
 };
 

@@ -17,9 +17,8 @@ class ProducedTensors {
  public:
   ProducedTensors() : outer_(current()) {
     current() = this;
-    handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(started, ended)
-                                             .needsOutputs(true)
-                                             .scopes({at::RecordScope::FUNCTION}));
+    handle_ =
+        at::addThreadLocalCallback(at::RecordFunctionCallback(started, ended).needsOutputs(true));
   }
   ProducedTensors(ProducedTensors const&) = delete;
   ProducedTensors& operator=(ProducedTensors const&) = delete;
@@ -55,7 +54,7 @@ class ProducedTensors {
 
   static std::unique_ptr<at::ObserverContext> started(at::RecordFunction const&) { return nullptr; }
   static void ended(at::RecordFunction const& call, at::ObserverContext*) {
-    if (current() == nullptr) return;
+    if (current() == nullptr || call.scope() != at::RecordScope::FUNCTION) return;
     for (auto const& result : call.outputs()) {
       if (result.isTensor() && result.toTensor().requires_grad()) {
         current()->note(result.toTensor());

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,13 +33,14 @@ inline Eligible other_tasks(std::int64_t current) {
 
 /// The filled slots whose rows may be drawn, ascending.
 inline std::vector<std::int64_t> eligible_slots(Slots const& slots, Eligible const& eligible) {
-  auto chosen = slots.held();
-  if (!eligible) return chosen;
+  auto const held = slots.held();
+  if (!eligible) return held;
   auto const labels = host_span(slots.columns().labels), tasks = host_span(slots.columns().task);
-  std::erase_if(chosen, [&](std::int64_t slot) {
+  std::vector<std::int64_t> chosen;
+  for (auto const slot : held) {
     auto const at = static_cast<std::size_t>(slot);
-    return !eligible(labels[at], tasks.empty() ? -1 : tasks[at]);
-  });
+    if (eligible(labels[at], tasks.empty() ? -1 : tasks[at])) chosen.push_back(slot);
+  }
   return chosen;
 }
 
@@ -58,10 +58,14 @@ inline std::vector<std::int64_t> choose_uniform(std::vector<std::int64_t> const&
 inline std::vector<std::vector<std::int64_t>> slots_by(std::vector<std::int64_t> const& slots,
                                                        Tensor const& column) {
   auto const values = host_span(column);
-  std::map<std::int64_t, std::vector<std::int64_t>> groups;
-  for (auto const slot : slots) groups[values[static_cast<std::size_t>(slot)]].push_back(slot);
-  std::vector<std::vector<std::int64_t>> lists;
-  for (auto& [value, list] : groups) lists.push_back(std::move(list));
+  std::vector<std::int64_t> own, distinct;
+  for (auto const slot : slots) own.push_back(values[static_cast<std::size_t>(slot)]);
+  insert_sorted(distinct, own);
+  std::vector<std::vector<std::int64_t>> lists(distinct.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    auto const place = std::lower_bound(distinct.begin(), distinct.end(), own[i]);
+    lists[static_cast<std::size_t>(place - distinct.begin())].push_back(slots[i]);
+  }
   return lists;
 }
 
@@ -156,6 +160,7 @@ struct Sampler {
   /// drawn from uniformly and as a whole; otherwise throws.
   Rows operator()(AnyMemory& memory, std::int64_t n, Generator generator,
                   Eligible const& eligible = {}) {
+    Phase const phase("memory.draw");
     require(n >= 0, "a memory was asked for ", n, " rows; ask for 0 or more");
     if (policy == Draw::uniform && !eligible) return memory.draw(n, generator);
     auto const& stored = memory.stored();

@@ -15,6 +15,7 @@
 #include "../core/error.hpp"
 #include "../core/options.hpp"
 #include "../core/random.hpp"
+#include "../engine/phase.hpp"
 #include "storage.hpp"
 
 namespace pawl {
@@ -70,7 +71,10 @@ class AnyMemory {
     return *this;
   }
 
-  void insert(Rows const& rows, Generator generator) { self_->insert(rows, generator); }
+  void insert(Rows const& rows, Generator generator) {
+    Phase const phase("memory.insert");
+    self_->insert(rows, generator);
+  }
   Rows draw(std::int64_t n, Generator generator) { return self_->draw(n, generator); }
   bool empty() const { return self_->empty(); }
   std::int64_t size() const { return self_->size(); }  ///< rows held; throws where not told

@@ -63,7 +63,7 @@ class Slots {
   std::vector<std::int64_t> plan(
       std::span<std::int64_t const> labels, std::span<std::int64_t const> tasks,
       Generator generator,
-      std::function<std::int64_t(std::int64_t, std::int64_t, Generator)> const& place);
+      c10::function_ref<std::int64_t(std::int64_t, std::int64_t, Generator)> place);
 
   /// Throws unless the rows are complete and of the kind that is stored.
   void check(char const* owner, Rows const& rows) const;
@@ -210,7 +210,7 @@ inline void Slots::release(std::int64_t slot) {
 
 inline std::vector<std::int64_t> Slots::plan(
     std::span<std::int64_t const> labels, std::span<std::int64_t const> tasks, Generator generator,
-    std::function<std::int64_t(std::int64_t, std::int64_t, Generator)> const& place) {
+    c10::function_ref<std::int64_t(std::int64_t, std::int64_t, Generator)> place) {
   require(tasks.empty() || tasks.size() == labels.size(), "a memory was given ", labels.size(),
           " labels but ", tasks.size(), " task ids");
   for (auto const label : labels) {

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "../core/error.hpp"
@@ -68,20 +67,31 @@ inline Comparison welch_t_test(std::vector<double> const& a, std::vector<double>
   return t_comparison(mean(a) - mean(b), std::sqrt(one + two), df, level);
 }
 
+/// Positions of the values in ascending order; equal ones stay in the order given.
+inline std::vector<std::size_t> ascending(std::vector<double> const& values) {
+  auto const order = torch::tensor(values, torch::kFloat64).argsort(/*stable=*/true);
+  auto const* first = order.data_ptr<std::int64_t>();
+  return {first, first + order.numel()};
+}
+
 /// Wilcoxon's signed-rank test (Biometrics Bulletin 1945): paired, no normality; for n >= 6 (below,
 /// no outcome can reach .05). Exact null distribution; zeros are dropped, ties share their average
 /// rank.
 inline Comparison wilcoxon(std::vector<double> const& a, std::vector<double> const& b) {
-  auto d = paired(a, b);
-  auto const centre = mean(d);
+  auto const differences = paired(a, b);
+  auto const centre = mean(differences);
   double scale = 0;
-  for (std::size_t i = 0; i < d.size(); ++i) {
-    require(std::isfinite(d[i]), "wilcoxon: a value of pair ", i, " is not finite; drop that pair");
+  for (std::size_t i = 0; i < differences.size(); ++i) {
+    require(std::isfinite(differences[i]), "wilcoxon: a value of pair ", i,
+            " is not finite; drop that pair");
     scale = std::max({scale, std::abs(a[i]), std::abs(b[i])});
   }
   auto const rounding = 1e-12 * scale;  // .9 - .8 and .8 - .7 are a tie
-  std::erase_if(d, [rounding](double v) { return std::abs(v) <= rounding; });
-  std::sort(d.begin(), d.end(), [](double x, double y) { return std::abs(x) < std::abs(y); });
+  std::vector<double> d, sizes;
+  for (auto const v : differences) sizes.push_back(std::abs(v));
+  for (auto const i : ascending(sizes)) {
+    if (sizes[i] > rounding) d.push_back(differences[i]);
+  }
   auto const n = d.size();
   std::vector<double> null(n * (n + 1) + 1,
                            0);  // probability of each doubled sum of positive ranks
@@ -117,9 +127,7 @@ inline std::vector<double> holm(std::vector<double> const& p) {
   for (auto const value : p) {
     require(value >= 0 && value <= 1, "holm: ", value, " is not a p-value; give numbers in [0, 1]");
   }
-  std::vector<std::size_t> order(p.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&p](auto i, auto j) { return p[i] < p[j]; });
+  auto const order = ascending(p);
   std::vector<double> adjusted(p.size());
   double running = 0;
   for (std::size_t k = 0; k < order.size(); ++k) {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <utility>
 #include <variant>
@@ -80,7 +79,7 @@ struct AnyStream {
 
   /// The data set, limited, padded and with its normalisation. Can be shared by streams of many
   /// seeds.
-  TrainTest load(std::filesystem::path const& root) const {
+  TrainTest load(std::string const& root) const {
     auto data = data_set == "cifar100" && superclasses
                     ? load_cifar100(data_root(root), CifarLabels::coarse)
                     : pawl::load(data_set, root);
@@ -116,9 +115,7 @@ struct AnyStream {
   }
 
   /// Loads the data from `root` (empty: PAWL_DATA, else `data`) and makes the stream.
-  Stream build(std::filesystem::path const& root, Seed seed) const {
-    return build(load(root), seed);
-  }
+  Stream build(std::string const& root, Seed seed) const { return build(load(root), seed); }
 
  private:
   Stream sequential(TrainTest const& data, Seed seed) const {

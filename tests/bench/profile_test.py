@@ -1,0 +1,71 @@
+"""Where the time of a step goes, and that a step makes no more calls than are on record."""
+
+import json
+import os
+import unittest
+
+from bench import DATA, SOURCE, Case
+
+COSTS = SOURCE / "tests/bench/step_costs.json"
+COMMON = ("--stream", "split_digits", "--data", DATA, "--model.hidden", "32,32", "--batch-size", 10, "--lr", 0.01,
+          "--steps", 20)
+STRATEGIES = ("naive", "replay", "er_ace", "der", "derpp", "a_gem", "lwf", "ewc", "si", "mas", "ncm", "replay,lwf,ewc")
+COUNTS = ("operations", "allocations", "nodes")
+
+
+class Profile(Case):
+    def profile(self, *arguments):
+        return json.loads(self.succeed("profile", *COMMON, "--format", "json", *arguments))
+
+    def test_parts_lie_inside_of_the_step_and_name_the_hooks(self):
+        profile = self.profile("--strategy", "replay,lwf,ewc")
+        parts = {part["part"]: part for part in profile["parts"]}
+        self.assertEqual(profile["experiences"], 4)
+        self.assertEqual(parts["step"]["calls"], profile["steps"])
+        for name in ("gather", "inputs", "forward", "loss", "backward", "optimizer", "replay.extend",
+                     "replay.extend/memory.draw", "replay.after_step/memory.insert", "lwf.penalty", "ewc.edit_gradient"):
+            self.assertEqual(parts["step/" + name]["calls"], profile["steps"], name)
+        self.assertEqual(parts["ewc.end"]["calls"], profile["experiences"])
+        inner = [part for name, part in parts.items() if name.count("/") == 1]
+        for what in ("seconds", *COUNTS):
+            self.assertLessEqual(sum(part[what] for part in inner), parts["step"][what], what)
+
+    def test_a_trace_is_written_whole_and_never_over_another_file(self):
+        path = self.folder / "trace.json"
+        self.profile("--trace", path)
+        names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
+        self.assertLessEqual({"pawl: step", "pawl: forward", "pawl: backward", "aten::addmm"}, names)
+        self.assertEqual(os.listdir(self.folder), ["trace.json"])
+        before = path.read_bytes()
+        self.refused(1, "profile", *COMMON, "--trace", path, says=["--trace", "exists already"])
+        self.assertEqual(path.read_bytes(), before)
+        self.profile("--trace", path, "--force")
+
+    def test_mistakes_are_told(self):
+        self.refused(2, "profile", "--steps", "none", says=["--steps is 'none'"])
+        self.refused(2, "profile", "--steps", 0, says=["1 or more"])
+        self.refused(2, "profile", "--out", "x.jsonl", says=["no option --out"])
+        self.refused(2, "profile", "replay", says=["takes options only"])
+        self.refused(1, "profile", *COMMON, "--trace", self.folder / "none" / "x.json", says=["cannot be written"])
+
+    def test_a_step_makes_the_calls_that_are_on_record(self):
+        libtorch = self.run_to_file("--stream.experiences", 2)[0]["libtorch"]
+        costs = {f"{strategy}, {engine}": self.cost(strategy, engine)
+                 for strategy in STRATEGIES for engine in ("compiled", "reference")}
+        if os.environ.get("PAWL_RECORD_COSTS"):
+            COSTS.write_text(json.dumps({"libtorch": libtorch, "costs": costs}, indent=1) + "\n")
+        recorded = json.loads(COSTS.read_text())
+        if libtorch != recorded["libtorch"]:
+            self.skipTest(f"the costs on record are those of LibTorch {recorded['libtorch']}, not of {libtorch}")
+        self.assertEqual(costs, recorded["costs"],
+                         "where the change is meant, run this test with PAWL_RECORD_COSTS=1 and commit the file")
+
+    def cost(self, strategy, engine):
+        """What the counted steps make in all."""
+        parts = self.profile("--strategy", strategy, "--engine", engine)["parts"]
+        step = next(part for part in parts if part["part"] == "step")
+        return {what: step[what] for what in COUNTS}
+
+
+if __name__ == "__main__":
+    unittest.main()
