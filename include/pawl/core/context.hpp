@@ -13,6 +13,7 @@
 
 #include "../engine/arena.hpp"
 #include "../engine/chain.hpp"
+#include "../engine/image_layout.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/plan.hpp"
 #include "archive.hpp"
@@ -40,6 +41,10 @@ class Context {
   double learning_rate = 0;  ///< of the present step
   CompiledChain chain;       ///< the model without autograd's graph, where it is a chain of layers
   CompiledChain side_chain;  ///< the same with buffers of its own, for gradients on the side
+  ImageLayout images;        ///< how images lie in memory
+  std::int64_t tried =
+      -1;  ///< total_steps when the model was last tried out; -1: not since it changed
+  bool chain_agreed = false;  ///< with the model's own forward, in that trial
 
   Tensor const& weights() const { return arena.weights(); }  ///< [P]
   Tensor const& gradient() { return arena.gradient(); }      ///< [P]; edits reach the optimizer
@@ -83,10 +88,12 @@ class Context {
                                 : torch::cat(shard_logits);
   }
 
-  /// How steps are computed: "compiled", "reference", or "reference: " and why not compiled.
+  /// How steps are computed: "compiled", "reference", or "reference: " and why not compiled;
+  /// "channels_last: " where images are laid out so.
   std::string engine() const {
     if (training.engine == Engine::reference) return "reference";
-    return chain.compiled() ? "compiled" : "reference: " + chain.obstacle();
+    if (chain.compiled()) return "compiled";
+    return (images.channels_last() ? "channels_last: " : "reference: ") + chain.obstacle();
   }
 
   /// The slice of n rows (of a draw for the whole step) that belongs to the present shard.
@@ -104,7 +111,7 @@ class Context {
 
   /// Network inputs [n, ...] of stored rows.
   Tensor inputs(Tensor const& stored) const {
-    return train.normalise(stored.to(arena.device()), arena.dtype());
+    return images(train.normalise(stored.to(arena.device()), arena.dtype()));
   }
 
   /// Logits of inputs; `tasks` [n] int64 (host) where rows have task ids.
@@ -222,6 +229,7 @@ inline void Context::state(Archive& a) {
   std::vector<std::int64_t> ever(ever_active.begin(), ever_active.end());
   a("ever_active", ever);
   ever_active.assign(ever.begin(), ever.end());
+  a.part("images", images);
 }
 
 inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,

@@ -121,6 +121,7 @@ class Step {
       noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard),
                     c.arena.device());
     }
+    if (c.step == 0 && c.shard == 0) lay_out();
     c.model.route(c.batch.task);
     compiled_ = c.chain.takes(c.batch.x);
     if (compiled_ && !c.chain.verified()) compare_forward();
@@ -138,11 +139,23 @@ class Step {
     }
   }
 
-  /// Whether the module's own forward is that of its layers is seen in the first step.
+  /// The first step of an experience tries the model out, unless that was just done: experiences
+  /// may be as short as a step.
+  void lay_out() {
+    if (c.training.engine == Engine::reference) return;
+    lately_ = c.tried >= 0 && c.total_steps - c.tried < 100;
+    if (lately_) return;
+    c.tried = c.total_steps;
+    c.images.decide(c.model, c.batch.x, c.batch.task);
+    c.batch.x = c.images(c.batch.x);
+  }
+
+  /// Whether the module's own forward is that of its layers.
   void compare_forward() {
+    if (lately_ && c.chain_agreed) return c.chain.verify();
     torch::NoGradGuard no_grad;
     auto const own = c.model.forward(c.batch.x), z = c.chain.forward(c.batch.x);
-    compiled_ = own.sizes() == z.sizes() && z.allclose(own, 1e-3, 1e-5, true);
+    compiled_ = c.chain_agreed = own.sizes() == z.sizes() && z.allclose(own, 1e-3, 1e-5, true);
     if (compiled_) return c.chain.verify();
     c.chain.refuse("the model's forward is more than its chain of layers");
     c.side_chain = {};
@@ -249,6 +262,7 @@ class Step {
   Opt& optimizer;
   TreeSum losses_, gradients_, task_gradients_;
   bool looked_ = false;    ///< at the labels of the experience
+  bool lately_ = false;    ///< the model was tried out in a step shortly before this experience
   bool compiled_ = false;  ///< the present shard's logits come from the compiled chain
 };
 
