@@ -52,6 +52,6 @@ void evaluate(benchmark::State& state) {
   auto const expected = right.to(torch::kFloat64).mean(1);
   micro::expect_same(state, {torch::tensor(measured.accuracy, torch::kFloat64)}, {expected}, 1e-12);
 }
-BENCHMARK(evaluate)->Iterations(11)->UseManualTime();
+BENCHMARK(evaluate)->Apply(micro::turns<11>);
 
 }  // namespace

@@ -5,6 +5,7 @@
 //
 //   pawl-micro --benchmark_filter=fisher
 
+#include <functional>
 #include <vector>
 
 #include "pawl/importance/fisher.hpp"
@@ -63,7 +64,7 @@ void fisher_by_loop(benchmark::State& state) {
   }
   micro::expect_same(state, ours, sum, 1e-4);
 }
-BENCHMARK(fisher_by_loop)->Iterations(11)->UseManualTime();
+BENCHMARK(fisher_by_loop)->Apply(micro::turns<11>);
 
 void fisher_by_plain_pass(benchmark::State& state) {
   Subject subject;
@@ -73,6 +74,6 @@ void fisher_by_plain_pass(benchmark::State& state) {
     }
   });
 }
-BENCHMARK(fisher_by_plain_pass)->Iterations(21)->UseManualTime();
+BENCHMARK(fisher_by_plain_pass)->Apply(micro::turns<21>);
 
 }  // namespace

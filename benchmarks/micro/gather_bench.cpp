@@ -51,6 +51,6 @@ void gather(benchmark::State& state) {
       });
   micro::expect_same(state, {ours}, {theirs});
 }
-BENCHMARK(gather)->ArgName("batch")->Arg(10)->Arg(128)->Iterations(41)->UseManualTime();
+BENCHMARK(gather)->ArgName("batch")->Arg(10)->Arg(128)->Apply(micro::turns<41>);
 
 }  // namespace

@@ -6,6 +6,7 @@
 //   pawl-micro --benchmark_filter=reservoir
 
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "pawl/memory/reservoir.hpp"
@@ -69,7 +70,7 @@ void reservoir_insert(benchmark::State& state) {
         for (std::int64_t i = 0; i < batches; ++i) copy();
       });
 }
-BENCHMARK(reservoir_insert)->Iterations(41)->UseManualTime();
+BENCHMARK(reservoir_insert)->Apply(micro::turns<41>);
 
 void reservoir_draw(benchmark::State& state) {
   pawl::NoiseScope noise(pawl::Generator(1));
@@ -83,6 +84,6 @@ void reservoir_draw(benchmark::State& state) {
       [&] { benchmark::DoNotOptimize(memory.draw(batch, pawl::Generator(2).fork(step++))); },
       [&] { benchmark::DoNotOptimize(by_hand.draw()); }, micro::Copy(bytes));
 }
-BENCHMARK(reservoir_draw)->Iterations(41)->UseManualTime();
+BENCHMARK(reservoir_draw)->Apply(micro::turns<41>);
 
 }  // namespace

@@ -1,10 +1,11 @@
 // The quadratic penalty of EWC: pawl's gradient in closed form on the flat parameters against the
 // penalty written down per tensor and differentiated by autograd. Both add to gradients that are
 // there already, and must end with the same ones. Bytes: gradient, importance, weights and anchor
-// are read, the gradient is written. Floor: a copy of as many bytes.
+// are read, the gradient is written. Floor: a copy of as many bytes in as much memory.
 //
 //   pawl-micro --benchmark_filter=penalty
 
+#include <utility>
 #include <vector>
 
 #include "pawl/strategies/quadratic_anchor.hpp"
@@ -51,20 +52,17 @@ void penalty(benchmark::State& state, pawl::Model const& ours, pawl::Model const
   pawl::QuadraticAnchor anchor;
   anchor.move(c, c.weights().square(), "penalty");
   anchor.weights -= 0.01;
-  auto const bytes = 5. * static_cast<double>(c.weights().nbytes());
+  auto const size = static_cast<double>(c.weights().nbytes()), bytes = 5 * size;
   micro::compare(
       state, {.bytes = bytes}, [&] { anchor.pull(c, strength); }, [&] { by_hand.pull(); },
-      micro::Copy(bytes));
+      micro::Copy(bytes, 4 * size));
   std::vector<Tensor> gradients;
   for (auto const& p : c.arena.parameters()) gradients.push_back(p.grad());
   micro::expect_same(state, gradients, by_hand.gradients(), 1e-3);
 }
 
-BENCHMARK_CAPTURE(penalty, mlp, micro::perceptron(), micro::perceptron())
-    ->Iterations(41)
-    ->UseManualTime();
+BENCHMARK_CAPTURE(penalty, mlp, micro::perceptron(), micro::perceptron())->Apply(micro::turns<41>);
 BENCHMARK_CAPTURE(penalty, slim_resnet18, micro::slim_resnet18(), micro::slim_resnet18())
-    ->Iterations(41)
-    ->UseManualTime();
+    ->Apply(micro::turns<41>);
 
 }  // namespace

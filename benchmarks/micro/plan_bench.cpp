@@ -33,6 +33,6 @@ void plan(benchmark::State& state) {
       },
       micro::Copy(bytes));
 }
-BENCHMARK(plan)->Iterations(41)->UseManualTime();
+BENCHMARK(plan)->Apply(micro::turns<41>);
 
 }  // namespace

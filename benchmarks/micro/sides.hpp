@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -42,6 +44,12 @@ inline double median(std::vector<double> values) {
   auto const middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+/// For `Apply`: how many turns a benchmark takes. Its own time is that of pawl's turns.
+template <int count>
+void turns(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Iterations(count)->UseManualTime();
 }
 
 /// Runs the sides in turns, each as often as the others, and sets the counters.
@@ -88,17 +96,29 @@ inline void expect_same(benchmark::State& state, std::vector<Tensor> const& ours
   if (!same) state.SkipWithError("pawl and the way by hand ended with different numbers");
 }
 
-/// A floor: moves this many bytes, half of them reads and half of them writes.
+/// A floor: moves this many bytes, half of them reads and half of them writes, within memory of
+/// `distinct` bytes, in pieces.
 class Copy {
  public:
-  explicit Copy(double bytes) : from_(static_cast<std::size_t>(bytes / 2), 1), to_(from_.size()) {}
+  Copy(double moved, double distinct)
+      : moved_(static_cast<std::size_t>(moved / 2)),
+        from_(static_cast<std::size_t>(distinct / 2), 1),
+        to_(from_.size()) {}
+  explicit Copy(double moved) : Copy(moved, moved) {}
+
   void operator()() {
-    std::memcpy(to_.data(), from_.data(), from_.size());
+    constexpr std::size_t piece = 1 << 16;
+    for (std::size_t done = 0, at = 0; done < moved_;) {
+      auto const size = std::min({piece, from_.size() - at, moved_ - done});
+      std::memcpy(to_.data() + at, from_.data() + at, size);
+      done += size, at = (at + size) % from_.size();
+    }
     benchmark::DoNotOptimize(to_.data());
     benchmark::ClobberMemory();
   }
 
  private:
+  std::size_t moved_;
   std::vector<char> from_, to_;
 };
 

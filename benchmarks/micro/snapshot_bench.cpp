@@ -48,12 +48,9 @@ void snapshot(benchmark::State& state, pawl::Model const& ours, pawl::Model cons
   kept.insert(kept.end(), taken.buffers.begin(), taken.buffers.end());
   micro::expect_same(state, kept, copies);
 }
-BENCHMARK_CAPTURE(snapshot, mlp, micro::perceptron(), micro::perceptron())
-    ->Iterations(41)
-    ->UseManualTime();
+BENCHMARK_CAPTURE(snapshot, mlp, micro::perceptron(), micro::perceptron())->Apply(micro::turns<41>);
 BENCHMARK_CAPTURE(snapshot, slim_resnet18, micro::slim_resnet18(), micro::slim_resnet18())
-    ->Iterations(41)
-    ->UseManualTime();
+    ->Apply(micro::turns<41>);
 
 void roll_back(benchmark::State& state, pawl::Model const& ours, pawl::Model const& theirs) {
   torch::NoGradGuard no_grad;
@@ -72,10 +69,8 @@ void roll_back(benchmark::State& state, pawl::Model const& ours, pawl::Model con
   micro::expect_same(state, tensors_of(ours), copies);
 }
 BENCHMARK_CAPTURE(roll_back, mlp, micro::perceptron(), micro::perceptron())
-    ->Iterations(41)
-    ->UseManualTime();
+    ->Apply(micro::turns<41>);
 BENCHMARK_CAPTURE(roll_back, slim_resnet18, micro::slim_resnet18(), micro::slim_resnet18())
-    ->Iterations(41)
-    ->UseManualTime();
+    ->Apply(micro::turns<41>);
 
 }  // namespace

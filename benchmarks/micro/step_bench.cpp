@@ -70,6 +70,6 @@ void step(benchmark::State& state) {
       });
   micro::expect_same(state, learner.model()->parameters(), by_hand.parameters);
 }
-BENCHMARK(step)->ArgName("batch")->Arg(10)->Arg(128)->Iterations(21)->UseManualTime();
+BENCHMARK(step)->ArgName("batch")->Arg(10)->Arg(128)->Apply(micro::turns<21>);
 
 }  // namespace
