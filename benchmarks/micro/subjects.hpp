@@ -1,0 +1,64 @@
+#pragma once
+
+// What the benchmarks of single operations work on.
+
+#include <array>
+#include <vector>
+
+#include "pawl/core/context.hpp"
+#include "pawl/models/mlp.hpp"
+#include "pawl/models/slim_resnet18.hpp"
+
+namespace micro {
+
+inline pawl::Mlp perceptron() {
+  return pawl::Mlp(784, 10, pawl::MlpOptions{.hidden = {400, 400}}, pawl::Seed{1});
+}
+
+inline pawl::SlimResNet18 slim_resnet18() {
+  return pawl::SlimResNet18(3, 10, pawl::SlimResNet18Options{}, pawl::Seed{1});
+}
+
+/// Random images with random labels, as bytes that are scaled to [0, 1].
+inline pawl::Experience random_images(std::int64_t rows) {
+  pawl::NoiseScope noise(pawl::Generator(1));
+  auto const x = torch::randint(256, {rows, 784}, torch::kUInt8);
+  auto experience = pawl::make_experience(x, torch::randint(10, {rows}));
+  experience.train.normalise.scale = experience.test.normalise.scale = 1 / 255.;
+  return experience;
+}
+
+/// A floor: the matrix products of the MLP 784-400-400-10 alone, into buffers that are kept.
+class Products {
+ public:
+  static constexpr std::array<std::int64_t, 4> widths{784, 400, 400, 10};
+
+  explicit Products(std::int64_t rows) {
+    pawl::NoiseScope noise(pawl::Generator(2));
+    for (auto const width : widths) {
+      h_.push_back(torch::randn({rows, width})), d_.push_back(torch::randn({rows, width}));
+    }
+    for (std::size_t l = 0; l < 3; ++l) {
+      w_.push_back(torch::randn({widths[l + 1], widths[l]})), g_.push_back(w_[l].clone());
+      flops_ += 2. * static_cast<double>(rows * w_[l].numel());
+    }
+    first_ = 2. * static_cast<double>(rows * w_[0].numel());
+  }
+  void forward() {
+    for (std::size_t l = 0; l < 3; ++l) at::mm_out(h_[l + 1], h_[l], w_[l].t());
+  }
+  void backward() {
+    for (std::size_t l = 3; l-- > 0;) {
+      at::mm_out(g_[l], d_[l + 1].t(), h_[l]);
+      if (l > 0) at::mm_out(d_[l], d_[l + 1], w_[l]);
+    }
+  }
+  double forward_flops() const { return flops_; }
+  double backward_flops() const { return 2 * flops_ - first_; }
+
+ private:
+  std::vector<torch::Tensor> h_, d_, w_, g_;
+  double flops_ = 0, first_ = 0;
+};
+
+}  // namespace micro
