@@ -420,8 +420,8 @@ TEST_CASE("a checkpoint is written whole or not at all") {
   fs::create_directories(folder / "occupied");
   CHECK(contains(message_of([&] { learner.save(folder / "occupied"); }), "cannot write"));
   CHECK(fs::is_directory(folder / "occupied"));
-  CHECK(contains(message_of([&] { learner.load(folder / "occupied"); }), "cannot open"));
-  CHECK(contains(message_of([&] { learner.load(folder / "none"); }), "cannot open"));
+  CHECK(contains(message_of([&] { learner.load(folder / "occupied"); }), "cannot be read"));
+  CHECK(contains(message_of([&] { learner.load(folder / "none"); }), "cannot be read"));
   CHECK(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()) == 2);
   learner.save(path);
   CHECK(bytes_of(path) != old);

@@ -156,10 +156,12 @@ struct AdamFamily {
       auto w = weights.narrow(0, run.offset, run.size);
       auto g = gradient.narrow(0, run.offset, run.size);
       if (decoupled && weight_decay != 0) w.mul_(1 - lr * weight_decay);
-      if (!decoupled && weight_decay != 0) g = g.add(w, weight_decay);
+      auto scratch = room(weights).narrow(0, 0, run.size);
+      if (!decoupled && weight_decay != 0) g = at::add_out(scratch, g, w, weight_decay);
       auto m = first.narrow(0, run.offset, run.size).mul_(beta1).add_(g, 1 - beta1);
       auto v = second.narrow(0, run.offset, run.size).mul_(beta2).addcmul_(g, g, 1 - beta2);
-      auto const root = (v.sqrt() / std::sqrt(1 - std::pow(beta2, t))).add_(eps);
+      auto& root = at::sqrt_out(scratch, v);
+      root.div_(std::sqrt(1 - std::pow(beta2, t))).add_(eps);
       w.addcdiv_(m, root, -(lr / (1 - std::pow(beta1, t))));
     }
   }
@@ -176,6 +178,15 @@ struct AdamFamily {
   // State: written by `step`.
   Tensor first{}, second{};           ///< [P] moments
   std::vector<std::int64_t> steps{};  ///< taken by each parameter
+  Tensor spare{};  ///< [P] kept, as asking for memory may take longer than a step
+
+ private:
+  Tensor const& room(Tensor const& weights) {
+    auto const fits = spare.defined() && spare.sizes() == weights.sizes() &&
+                      spare.options().type_equal(weights.options());
+    if (!fits) spare = torch::empty_like(weights);
+    return spare;
+  }
 };
 using Adam = AdamFamily<false>;
 using AdamW = AdamFamily<true>;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <span>
@@ -78,6 +79,8 @@ class Slots {
     return column == &Rows::logits ? std::numeric_limits<double>::quiet_NaN() : -1;
   }
   void reserve(Tensor Rows::*column, Tensor const& like);
+  void place(Tensor const& values, std::vector<std::int64_t> const& slots,
+             Tensor const& stored) const;
   Tensor values_for(Tensor Rows::*column, Rows const& rows);
   void share_labels();
 
@@ -277,22 +280,40 @@ inline Tensor Slots::values_for(Tensor Rows::*column, Rows const& rows) {
 inline void Slots::write(Rows const& rows, std::vector<std::int64_t> const& slots) {
   if (capacity_ == 0) return;
   torch::NoGradGuard no_grad;
-  auto const index = torch::tensor(slots, torch::kInt64);
-  auto const there = index.to(rows.stored.device());
+  auto const device = rows.stored.device();
+  Tensor there;
+  if (!device.is_cpu()) there = torch::tensor(slots, torch::kInt64).to(device);
   for (auto const column : Rows::columns()) {
     if (column == &Rows::y) continue;
     auto const values = values_for(column, rows);
-    auto& stored = columns_.*column;
+    auto const& stored = columns_.*column;
     if (!values.defined()) continue;
-    stored.index_copy_(0, stored.device().is_cpu() ? index : there,
-                       values.to(stored.scalar_type()));
+    if (stored.is_cpu()) {
+      place(values.to(stored.scalar_type()).contiguous(), slots, stored);
+    } else {
+      stored.index_copy_(0, there, values.to(stored.scalar_type()));
+    }
   }
   auto const& y = columns_.y;
-  if (there.is_cpu() || !y.defined() || y.size(0) != capacity_ + 1 ||
-      y.device() != there.device()) {
+  if (device.is_cpu() || !y.defined() || y.size(0) != capacity_ + 1 || y.device() != device) {
     share_labels();
   } else {
     y.index_copy_(0, there, rows.y);
+  }
+}
+
+/// Copies row i of `values` to row slots[i] of `stored`, both contiguous on the host, but for those
+/// that have no slot. For a few rows `index_copy_` would take many times as long.
+inline void Slots::place(Tensor const& values, std::vector<std::int64_t> const& slots,
+                         Tensor const& stored) const {
+  if (slots.empty()) return;
+  auto const bytes = values.nbytes() / slots.size();
+  auto const* source = static_cast<char const*>(values.data_ptr());
+  auto* target = static_cast<char*>(stored.data_ptr());
+  for (auto const slot : slots) {
+    if (slot < capacity_)
+      std::memcpy(target + static_cast<std::size_t>(slot) * bytes, source, bytes);
+    source += bytes;
   }
 }
 
