@@ -64,12 +64,17 @@ std::pair<Result, Result> learn(Task const& task, Work const& work, std::uint64_
   return results;
 }
 
+std::string compiler() {
+  std::string const version = __VERSION__;  // of g++ a number, of others with their name
+  return version[0] >= '0' && version[0] <= '9' ? "g++ " + version : version;
+}
+
 void print_json(Work const& work, std::string const& side, Result const& result) {
   fmt::print(R"({{"work": "{}", "side": "{}", "step_us": [{:.1f}], "end_ms": [{:.2f}], )"
-             R"("accuracy": {:.4f}, "versions": "LibTorch {}, g++ {}"}})"
+             R"("accuracy": {:.4f}, "versions": "LibTorch {}, {}"}})"
              "\n",
              work.name, side, fmt::join(result.step_us, ", "), fmt::join(result.end_ms, ", "),
-             result.accuracy, TORCH_VERSION, __VERSION__);
+             result.accuracy, TORCH_VERSION, compiler());
 }
 
 /// The experiences after the first, in which memories fill and penalties begin, of all rounds.

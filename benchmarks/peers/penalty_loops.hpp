@@ -47,7 +47,7 @@ struct Ewc : Loop {
     for (std::size_t k = 0; k < all.size(); ++k) anchor[k].copy_(all[k].detach());
   }
   std::int64_t fisher_samples = 200;
-  double strength = 100;
+  double strength = 20;
   std::vector<Tensor> fisher, anchor;
 };
 

@@ -37,6 +37,12 @@ struct Memory {
     auto const held = std::min(seen, capacity);
     return torch::randperm(held).slice(0, 0, std::min(n, held));
   }
+  /// Of the rows whose label is below `classes`.
+  Tensor draw_below(std::int64_t classes, std::int64_t n) {
+    auto const held = labels.slice(0, 0, std::min(seen, capacity));
+    auto const rows = held.lt(classes).nonzero().squeeze(1);
+    return rows.index_select(0, torch::randperm(rows.size(0)).slice(0, 0, n));
+  }
   bool empty() const { return seen == 0; }
 
   std::int64_t capacity = 500, seen = 0;
@@ -85,8 +91,8 @@ struct AGem : Loop {
   using Loop::Loop;
   void step(Tensor const& bytes, Tensor const& y) override {
     std::vector<Tensor> reference;
-    if (!memory.empty() && experience > 0) {
-      auto const rows = memory.draw(bytes.size(0));
+    if (experience > 0) {
+      auto const rows = memory.draw_below(2 * experience, bytes.size(0));  // of the past
       auto const z = net->forward(inputs(memory.x.index_select(0, rows)));
       reference = torch::autograd::grad(
           {at::cross_entropy_loss(z, memory.labels.index_select(0, rows))}, parameters());

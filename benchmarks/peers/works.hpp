@@ -97,17 +97,17 @@ inline std::vector<Work> all_works() {
   };
   auto const cnn_by_hand = [] { return Network(pawl::SlimResNet18(3, 10)); };
   pawl::Ewc ewc;
-  ewc.strength = 100;
+  ewc.strength = 20;
   ewc.fisher = {.labels = pawl::FisherLabels::empirical, .samples = 200};
   pawl::Replay const replay{.batch = 10};
   return {
       {"er", "split_mnist", 10, 0.05, by_hand<Er>(), with_pawl(mlp, replay)},
-      {"ewc", "permuted_mnist", 128, 0.05, by_hand<Ewc>(), with_pawl(mlp, ewc)},
+      {"ewc", "permuted_mnist", 128, 0.1, by_hand<Ewc>(), with_pawl(mlp, ewc)},
       {"naive", "split_mnist", 128, 0.05, by_hand<Naive>(), with_pawl(mlp)},
       {"lwf", "split_mnist", 128, 0.05, by_hand<Lwf>(), with_pawl(mlp, pawl::Lwf{})},
       {"si", "split_mnist", 128, 0.05, by_hand<Si>(), with_pawl(mlp, pawl::Si{})},
       {"a_gem", "split_mnist", 128, 0.05, by_hand<AGem>(),
-       with_pawl(mlp, pawl::AGem{.batch = 128})},
+       with_pawl(mlp, pawl::AGem{.memory = pawl::Reservoir{}, .batch = 128})},
       {"derpp", "split_mnist", 128, 0.05, by_hand<DerPlusPlus>(),
        with_pawl(mlp, pawl::DerPlusPlus{})},
       {"er_cnn", "split_cifar10", 10, 0.03, by_hand<Er>(cnn_by_hand), with_pawl(cnn, replay)},

@@ -89,6 +89,11 @@ class Memory:
     def draw(self, n: int) -> Tensor:
         return torch.randperm(min(self.seen, self.capacity))[:n]
 
+    def draw_below(self, classes: int, n: int) -> Tensor:
+        """Of the rows whose label is below `classes`."""
+        rows = self.y[: min(self.seen, self.capacity)].lt(classes).nonzero().squeeze(1)
+        return rows[torch.randperm(len(rows))[:n]]
+
 
 class Er(Loop):
     """Experience replay: fresh and replayed rows in one forward pass."""
@@ -134,8 +139,8 @@ class AGem(Loop):
 
     def step(self, x: Tensor, y: Tensor) -> None:
         reference = None
-        if self.memory.seen and self.experience > 0:
-            rows = self.memory.draw(len(y))
+        if self.experience > 0:
+            rows = self.memory.draw_below(2 * self.experience, len(y))  # of the past
             loss = F.cross_entropy(self.net(inputs(self.memory.x[rows])), self.memory.y[rows])
             reference = torch.autograd.grad(loss, self.parameters)
         self.backward(F.cross_entropy(self.net(inputs(x)), y))
@@ -165,7 +170,7 @@ class Ewc(Loop):
     """Elastic weight consolidation (Kirkpatrick et al., PNAS 2017; online: Schwarz et al., ICML 2018), its penalty
     through autograd. The Fisher is empirical, one sample after another."""
 
-    strength = 100
+    strength = 20
     fisher_samples = 200
 
     def __init__(self, net: nn.Module, lr: float):

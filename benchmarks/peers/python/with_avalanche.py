@@ -76,7 +76,7 @@ def plugins(work: works.Work) -> list[SupervisedPlugin]:
     return {
         "er": lambda: [replay(work.batch)],
         "er_cnn": lambda: [replay(work.batch)],
-        "ewc": lambda: [EWCPlugin(100 / 2, mode="online", decay_factor=1.0)],
+        "ewc": lambda: [EWCPlugin(20 / 2, mode="online", decay_factor=1.0)],
         "naive": lambda: [],
         "lwf": lambda: [LwFPlugin(alpha=4, temperature=2)],
         "si": lambda: [SynapticIntelligencePlugin(0.2, eps=0.1)],

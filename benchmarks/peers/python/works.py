@@ -27,7 +27,7 @@ class Work:
 
 WORKS = [
     Work("er", "split_mnist", 10),
-    Work("ewc", "permuted_mnist", 128),
+    Work("ewc", "permuted_mnist", 128, 0.1),
     Work("naive", "split_mnist", 128),
     Work("lwf", "split_mnist", 128),
     Work("si", "split_mnist", 128),
