@@ -92,7 +92,7 @@ struct AGem : Loop {
   void step(Tensor const& bytes, Tensor const& y) override {
     std::vector<Tensor> reference;
     if (experience > 0) {
-      auto const rows = memory.draw_below(2 * experience, bytes.size(0));  // of the past
+      auto const rows = memory.draw_below(2 * experience, reference_rows);  // of the past
       auto const z = net->forward(inputs(memory.x.index_select(0, rows)));
       reference = torch::autograd::grad(
           {at::cross_entropy_loss(z, memory.labels.index_select(0, rows))}, parameters());
@@ -119,6 +119,7 @@ struct AGem : Loop {
       offset += p.numel();
     }
   }
+  std::int64_t reference_rows = 128;
   Memory memory;
 };
 

@@ -42,11 +42,13 @@ struct Work {
   std::function<Side(Task const&, Work const&, std::uint64_t seed)> by_hand, pawl;
 };
 
+/// `network` makes a network from a seed, as `model` below; that of LibTorch's layers is set
+/// anyway.
 template <class Loop>
-auto by_hand(Network (*network)() = mlp) {
+auto by_hand(std::function<Network(std::uint64_t)> network = [](auto) { return mlp(); }) {
   return [network](Task const& task, Work const& work, std::uint64_t seed) -> Side {
     torch::manual_seed(seed);
-    auto const loop = std::make_shared<Loop>(network(), work.lr);
+    auto const loop = std::make_shared<Loop>(network(seed), work.lr);
     return {[loop, &task, &work](std::size_t e) -> Seconds {
               auto const start = Clock::now();
               loop->steps(task.experiences[e], work.batch);
@@ -69,7 +71,6 @@ struct LastStep {
   void step(pawl::Context const&) { time = Clock::now(); }
 };
 
-/// `model` makes a module from a seed.
 template <class Model, class... S>
 auto with_pawl(Model model, S... strategies) {
   return [=](Task const& task, Work const& work, std::uint64_t seed) -> Side {
@@ -95,7 +96,7 @@ inline std::vector<Work> all_works() {
   auto const cnn = [](pawl::Seed seed) {
     return pawl::SlimResNet18(3, 10, pawl::SlimResNet18Options{}, seed);
   };
-  auto const cnn_by_hand = [] { return Network(pawl::SlimResNet18(3, 10)); };
+  auto const cnn_by_hand = [cnn](std::uint64_t seed) { return Network(cnn(pawl::Seed{seed})); };
   pawl::Ewc ewc;
   ewc.strength = 20;
   ewc.fisher = {.labels = pawl::FisherLabels::empirical, .samples = 200};

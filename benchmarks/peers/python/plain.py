@@ -133,6 +133,8 @@ class DerPlusPlus(Loop):
 class AGem(Loop):
     """Averaged gradient episodic memory (Chaudhry et al., ICLR 2019)."""
 
+    reference_rows = 128
+
     def __init__(self, net: nn.Module, lr: float):
         super().__init__(net, lr)
         self.memory = Memory()
@@ -140,7 +142,7 @@ class AGem(Loop):
     def step(self, x: Tensor, y: Tensor) -> None:
         reference = None
         if self.experience > 0:
-            rows = self.memory.draw_below(2 * self.experience, len(y))  # of the past
+            rows = self.memory.draw_below(2 * self.experience, self.reference_rows)  # of the past
             loss = F.cross_entropy(self.net(inputs(self.memory.x[rows])), self.memory.y[rows])
             reference = torch.autograd.grad(loss, self.parameters)
         self.backward(F.cross_entropy(self.net(inputs(x)), y))
