@@ -42,8 +42,7 @@ struct Work {
   std::function<Side(Task const&, Work const&, std::uint64_t seed)> by_hand, pawl;
 };
 
-/// `network` makes a network from a seed, as `model` below; that of LibTorch's layers is set
-/// anyway.
+/// `network` makes a network from a seed.
 template <class Loop>
 auto by_hand(std::function<Network(std::uint64_t)> network = [](auto) { return mlp(); }) {
   return [network](Task const& task, Work const& work, std::uint64_t seed) -> Side {
@@ -71,6 +70,7 @@ struct LastStep {
   void step(pawl::Context const&) { time = Clock::now(); }
 };
 
+/// `model` makes a module from a seed.
 template <class Model, class... S>
 auto with_pawl(Model model, S... strategies) {
   return [=](Task const& task, Work const& work, std::uint64_t seed) -> Side {
