@@ -60,6 +60,15 @@ class Profile(Case):
         self.assertEqual(costs, recorded["costs"],
                          "where the change is meant, run this test with PAWL_RECORD_COSTS=1 and commit the file")
 
+    def test_memory_does_not_grow_with_the_number_of_experiences(self):
+        peak = {}
+        for experiences in (3, 40):
+            lines = self.run_to_file("--stream", "permuted_digits", "--stream.experiences", experiences, "--strategy",
+                                     "replay,ewc,lwf", "--ewc.mode", "online", "--lr", 0.001, "--epochs", 1,
+                                     name=f"{experiences}.jsonl")
+            peak[experiences] = next(line for line in lines if line["record"] == "result")["peak_memory_bytes"]
+        self.assertLess(peak[40] - peak[3], 8e6)
+
     def cost(self, strategy, engine):
         """What the counted steps make in all."""
         parts = self.profile("--strategy", strategy, "--engine", engine)["parts"]
