@@ -240,7 +240,9 @@ Setting setting_of(Config const& config, pawl::TrainTest const& data, std::int64
 SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
                     std::string const& label, OnExperience const& done) {
   auto const start = Clock::now();
-  auto [train, test, learner] = setting_of(config, data, seed);
+  auto setting = setting_of(config, data, seed);
+  auto const &train = setting.train, &test = setting.test;
+  auto& learner = setting.learner;
   SeedResult result{.seed = seed};
   pawl::AccuracyMatrix matrix;
   auto const timed = [](double& seconds, auto&& work) {
