@@ -72,8 +72,9 @@ std::string result_table(Config const& config, std::vector<SeedResult> const& re
                   results.size(), results.size() == 1 ? "" : "s", config.run.first_seed);
   text += aligned(rows);
   if (results.empty()) return text;
-  text += fmt::format("\nper seed: {:.1f} s training, {:.1f} s evaluation, {:.0f} samples/s\n",
-                      pawl::mean(train), pawl::mean(evaluate), pawl::mean(rate));
+  text += fmt::format(
+      "\nper seed: {:.1f} s training, {:.1f} s evaluation, {:.0f} samples/s; engine: {}\n",
+      pawl::mean(train), pawl::mean(evaluate), pawl::mean(rate), results.back().engine);
   return text;
 }
 
