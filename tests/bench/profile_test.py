@@ -68,9 +68,10 @@ class Profile(Case):
             with unittest.mock.patch.dict(os.environ, keeps):
                 lines = self.run_to_file("--stream", "permuted_digits", "--stream.experiences", experiences,
                                          "--strategy", "replay,ewc,lwf", "--lr", 0.001, "--epochs", 1,
+                                         "--ewc.samples", 50, "--model.hidden", "400,400",
                                          name=f"{experiences}.jsonl")
             peak[experiences] = next(line for line in lines if line["record"] == "result")["peak_memory_bytes"]
-        self.assertLess(peak[40] - peak[3], 8e6)
+        self.assertLess(peak[40] - peak[3], 16e6)  # 37 copies of the weights are 29e6
 
     def cost(self, strategy, engine):
         """What the counted steps make in all."""
