@@ -222,10 +222,13 @@ std::vector<pawl::StrategyRecord> check(Config const& config) {
 
 pawl::TrainTest load_data(Config const& config) { return config.stream.load(config.run.data); }
 
-pawl::Training training_of(Config const& config, std::size_t e) {
+pawl::Training training_of(Config const& config, std::size_t e, std::int64_t rows) {
   auto training = config.training;
   auto const& epochs = config.run.epochs_per_experience;
   if (!epochs.empty()) training.epochs = epochs[std::min(e, epochs.size() - 1)];
+  if (training.batch_size <= config.stream.chunk && rows > 0) {
+    training.batch_size = std::min(training.batch_size, rows);
+  }
   return training;
 }
 
@@ -262,7 +265,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
     if (config.reference == "from_scratch" && experience.index > 0) {
       learner = learner_of(config, test, seed);
     }
-    auto const training = training_of(config, result.matrix.size());
+    auto const training = training_of(config, result.matrix.size(), experience.train.size());
     timed(one.train_seconds, [&] {
       if (config.run.trace_penalties) {
         learner.fit(experience, training, losses, progress);

@@ -74,8 +74,8 @@ struct Setting {
 Setting setting_of(Config const& config, pawl::TrainTest const& data, std::int64_t seed);
 
 /// How the e-th experience is trained; the parts of an online stream count as the experience they
-/// come from.
-pawl::Training training_of(Config const& config, std::size_t e);
+/// come from, and one that is shorter than the others is a batch of its own.
+pawl::Training training_of(Config const& config, std::size_t e, std::int64_t rows);
 
 using OnExperience = std::function<void(ExperienceResult const&)>;
 

@@ -95,7 +95,7 @@ Profile profile_of(Config const& config, ProfileOptions const& options, OutputFi
   auto& learner = setting.learner;
   auto const& stream = setting.train;
   auto const training_at = [&](std::int64_t e) {
-    auto training = training_of(config, static_cast<std::size_t>(e));
+    auto training = training_of(config, static_cast<std::size_t>(e), stream[e].train.size());
     training.epochs = 1;
     return training;
   };

@@ -49,6 +49,12 @@ class Records(Case):
             damage(damaged)
             self.assertTrue(schema.errors(damaged, SCHEMA))
 
+    def test_the_last_part_of_an_online_experience_may_be_shorter_than_a_batch(self):
+        lines = self.run_to_file("--strategy", "replay", "--stream.chunk", 10, "--batch-size", 10, "--replay.batch", 10)
+        result = next(line for line in lines if line["record"] == "result")
+        self.assertEqual(result["samples"], 1442)
+        self.assertEqual(result["steps"], 29 + 29 + 30 + 29 + 29)
+
     def test_the_header_names_each_strategy_with_its_hooks_and_every_option(self):
         header = self.run_to_file("--strategy", "replay,lwf,replay", "--replay2.capacity", 77)[0]
         self.assertEqual([s["name"] for s in header["strategies"]], ["replay", "lwf", "replay"])
