@@ -319,6 +319,7 @@ class Learner {
     auto const layout = c.arena.layout();
     if (!c.arena.ensure(*c.model.module)) return;
     c.tried = -1;
+    c.images = {};
     c.model.find_heads();
     follow(layout);
     if (c.experience != nullptr) compile();

@@ -121,7 +121,7 @@ class Step {
       noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard),
                     c.arena.device());
     }
-    if (c.step == 0 && c.shard == 0) lay_out();
+    if (c.step == 0 && c.shard == 0) try_out();
     c.model.route(c.batch.task);
     compiled_ = c.chain.takes(c.batch.x);
     if (compiled_ && !c.chain.verified()) compare_forward();
@@ -141,7 +141,7 @@ class Step {
 
   /// The first step of an experience tries the model out, unless that was just done: experiences
   /// may be as short as a step.
-  void lay_out() {
+  void try_out() {
     if (c.training.engine == Engine::reference) return;
     lately_ = c.tried >= 0 && c.total_steps - c.tried < 100;
     if (lately_) return;
@@ -152,7 +152,7 @@ class Step {
 
   /// Whether the module's own forward is that of its layers.
   void compare_forward() {
-    if (lately_ && c.chain_agreed) return c.chain.verify();
+    if (lately_ && c.tried >= 0 && c.chain_agreed) return c.chain.verify();
     torch::NoGradGuard no_grad;
     auto const own = c.model.forward(c.batch.x), z = c.chain.forward(c.batch.x);
     compiled_ = c.chain_agreed = own.sizes() == z.sizes() && z.allclose(own, 1e-3, 1e-5, true);
