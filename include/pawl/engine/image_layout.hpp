@@ -18,7 +18,7 @@ inline namespace v0 {
 /// than a vector register holds.
 class ImageLayout {
  public:
-  bool channels_last() const { return channels_last_ != 0; }
+  bool channels_last() const { return channels_last_; }
 
   /// Inputs [n, c, h, w] as the network is to have them; others as they are.
   Tensor operator()(Tensor const& x) const {
@@ -28,7 +28,7 @@ class ImageLayout {
 
   /// Decides, by a look at the module and a trial on two of the inputs.
   void decide(Model const& model, Tensor const& x, Tensor const& tasks) {
-    channels_last_ = 0;
+    channels_last_ = false;
     if (x.dim() != 4 || !x.is_cpu()) return;
     if (x.scalar_type() != torch::kFloat32 || !has_plain_convolutions(*model.module)) return;
     auto const n = std::min<std::int64_t>(x.size(0), 2);
@@ -71,7 +71,7 @@ class ImageLayout {
     }
   }
 
-  std::int64_t channels_last_ = 0;
+  bool channels_last_ = false;
 };
 
 }  // namespace v0
