@@ -85,8 +85,8 @@ Family strategies() {
   for (auto const& entry : pawl::strategy_catalogue()) all.push_back(entry.make());
   for (std::size_t i = 0; i < pawl::strategy_catalogue().size(); ++i) {
     auto const& entry = pawl::strategy_catalogue()[i];
-    family.entries.push_back({entry.name, entry.about, "--" + entry.name + ".", described(all[i]),
-                              all[i].record().hooks});
+    family.entries.push_back({entry.name, entry.about, std::string("--") + entry.name + ".",
+                              described(all[i]), all[i].record().hooks});
   }
   family.entries.push_back(
       {"naive", "no strategy: train on each experience in turn, the lower reference", "", {}});

@@ -1,9 +1,6 @@
-#include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "config.hpp"
@@ -14,15 +11,10 @@ namespace bench {
 
 namespace {
 
-std::string text_of(double value) {
-  char buffer[64];
-  return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};
-}
-
 std::string text_of(toml::node const& node, std::string const& key, std::string const& origin) {
   if (auto const* text = node.as_string()) return text->get();
   if (auto const* number = node.as_integer()) return std::to_string(number->get());
-  if (auto const* number = node.as_floating_point()) return text_of(number->get());
+  if (auto const* number = node.as_floating_point()) return pawl::number_text(number->get());
   if (auto const* truth = node.as_boolean()) return truth->get() ? "true" : "false";
   if (auto const* list = node.as_array()) {
     std::string text;
@@ -50,34 +42,17 @@ std::string quoted(std::string const& text) {
   return quoted + "\"";
 }
 
-/// Whole numbers beyond 64 bits are written as the real numbers that they are.
-std::string reals(std::string text) {
-  std::size_t end = 0;
-  while (end < text.size()) {
-    auto const begin = end;
-    end = std::min(text.find(',', begin), text.size());
-    if (end - begin > 17 && text.find_first_not_of("-0123456789", begin) >= end) {
-      text.insert(end, ".0");
-      end += 2;
-    }
-    end += end < text.size() ? 1 : 0;
-  }
-  return text;
-}
-
 std::string toml_value(pawl::Option const& option) {
   using Kind = pawl::Option::Kind;
   auto const text = option.get();
   switch (option.kind) {
     case Kind::boolean:
     case Kind::integer:
-      return text;
     case Kind::real:
-      return reals(text);
+      return text;
     case Kind::integers:
-      return "[" + text + "]";
     case Kind::reals:
-      return "[" + reals(text) + "]";
+      return "[" + text + "]";
     default:
       return quoted(text);
   }

@@ -1,12 +1,11 @@
 #pragma once
 
-// Everything but what programs choose by name (`*/catalogue.hpp`, `make_*.hpp`) and the models
-// (`models/`).
+// Everything but the models (`models/`), what is chosen by name or at run time (`*/catalogue.hpp`,
+// `make_*.hpp`, `core/any_learner.hpp`) and the adapter for `torch::optim`
+// (`core/torch_optimizer.hpp`).
 
-#include "core/any_learner.hpp"
 #include "core/learner.hpp"
 #include "core/snapshot.hpp"
-#include "core/torch_optimizer.hpp"
 #include "data/cifar.hpp"
 #include "data/digits.hpp"
 #include "data/idx.hpp"

@@ -75,7 +75,7 @@ class Config(Case):
 
     def test_numbers_and_texts_of_any_kind_survive_a_file(self):
         odd = "tab\tline\nquote\"back\\slash del\x7f caf\u00e9 #=[]"
-        values = {"--lr": ("1e-08", "1e-8"), "--weight-decay": ("12345678901234567168.0", "12345678901234567168"),
+        values = {"--lr": ("1e-08", "1e-8"), "--weight-decay": ("1.2345678901234567e+19", "12345678901234567168"),
                   "--data": (None, odd)}
         flags = [f"{flag}={value}" for flag, (_, value) in values.items()]
         config = self.folder / "run.toml"

@@ -266,7 +266,7 @@ TEST_CASE("the checkpoint of another learner is refused, and this one is left as
   }
   {
     auto into = trained(Learner{linear(8, 5), Sgd{.momentum = 0.9}, Trace{}});
-    CHECK(contains(refusal(from, into), "'model.2.bias' [3] Float does not fit this model"));
+    CHECK(contains(refusal(from, into), "'model.2.weight' [3, 8] Float does not fit this model"));
   }
   {
     auto net = linear();
@@ -305,7 +305,7 @@ TEST_CASE("the checkpoint of another learner is refused, and this one is left as
   {
     Learner small{growing(), Sgd{.momentum = 0.9}, Trace{}};
     Learner into{growing(8, 5), Sgd{.momentum = 0.9}, Trace{}};
-    CHECK(contains(refusal(small, into), "'model.2.bias' [3] Float does not fit this model"));
+    CHECK(contains(refusal(small, into), "'model.2.weight' [3, 8] Float does not fit this model"));
   }
   {
     Learner two{multi(2), Sgd{}};
@@ -328,7 +328,7 @@ TEST_CASE("a refusal that comes after heads made room still keeps moments and we
   auto net = growing(), twin = growing();
   Learner into{net, Adam{.lr = 0.01}, Trace{}}, untouched{twin, Adam{.lr = 0.01}, Trace{}};
   into.fit(rows(0, 2), usual), untouched.fit(rows(0, 2), usual);
-  CHECK(contains(message_of([&] { into.load(path); }), "[10] Float does not fit this model"));
+  CHECK(contains(message_of([&] { into.load(path); }), "[10, 8] Float does not fit this model"));
   into.fit(rows(1, 3), usual), untouched.fit(rows(1, 3), usual);
   for (std::size_t i = 0; i < net->parameters().size(); ++i) {
     CHECK(net->parameters()[i].equal(twin->parameters()[i]));

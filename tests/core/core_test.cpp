@@ -1,7 +1,9 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "messages.hpp"
@@ -691,6 +693,58 @@ TEST_CASE("options are read and set by name, and refuse what does not fit") {
     CHECK(option.get() == before);
     CHECK_FALSE(option.help.empty());
   }
+}
+
+TEST_CASE("numbers of options read back to the bit, and nothing else passes for one") {
+  for (auto const value : {0.0, 0.1, 1.0 / 3, 1e-8, 5e-324, 1.7976931348623157e308, 0.1 + 0.2, 1e15,
+                           12345678901234567168.0, -2.5}) {
+    CAPTURE(value);
+    double same = -1;
+    CHECK(read_number(number_text(value), same));
+    CHECK(same == value);
+  }
+  CHECK(number_text(0.1) == "0.1");
+  CHECK(number_text(1.0) == "1");
+  double real = 0;
+  for (auto const* const text : {"", " 1", "1 ", "+1", "1,5", "0x10", "1e", "nan", "inf", "--1"}) {
+    CAPTURE(text);
+    CHECK_FALSE(read_number(text, real));
+  }
+  std::int64_t whole = 0;
+  CHECK(read_number("-9223372036854775808", whole));
+  CHECK(whole == std::numeric_limits<std::int64_t>::min());
+  for (auto const* const text : {"9223372036854775808", "1.0", "1e3", "0x10", "+5"}) {
+    CAPTURE(text);
+    CHECK_FALSE(read_number(text, whole));
+  }
+}
+
+TEST_CASE("labels of tasks are kept apart, ascending and once") {
+  TaskLabels labels;
+  CHECK(labels.empty());
+  for (auto const& [task, label] : {std::pair{2, 5}, {0, 7}, {2, 3}, {0, 1}, {2, 5}, {-1, 4}}) {
+    labels.add(task, label);
+  }
+  using List = std::vector<std::int64_t>;
+  CHECK(labels.tasks() == List{-1, 0, 2});
+  CHECK(labels.of(0) == List{1, 7});
+  CHECK(labels.of(2) == List{3, 5});
+  CHECK(labels.of(1).empty());
+  Archive save(Archive::Mode::save);
+  labels.state(save);
+  auto load = save.to_load();
+  TaskLabels loaded;
+  loaded.state(load);
+  CHECK(loaded == labels);
+}
+
+TEST_CASE("a state that is listed twice under one name is refused") {
+  Archive save(Archive::Mode::save);
+  auto tensor = torch::ones({2});
+  std::int64_t number = 3;
+  save("w", tensor), save("n", number);
+  CHECK(contains(message_of([&] { save("w", tensor); }), "the state 'w' is listed twice"));
+  CHECK(contains(message_of([&] { save("n", number); }), "the state 'n' is listed twice"));
 }
 
 TEST_CASE("a union of data sets reads each row from where it lies") {

@@ -23,6 +23,7 @@
 #include <torch/serialize.h>
 #include <pawl/core/any_learner.hpp>
 #include <pawl/core/optimizer_catalogue.hpp>
+#include <pawl/core/torch_optimizer.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/models/mlp.hpp>

@@ -600,7 +600,7 @@ TEST_CASE("memories are made by name, with their options") {
   CHECK(pawl::memory_names().size() == 7);
   for (auto const& entry : pawl::memory_catalogue()) {
     CHECK(entry.make().name() == entry.name);
-    CHECK(entry.about.size() > 20);
+    CHECK(std::string(entry.about).size() > 20);
   }
   CHECK_THROWS_WITH_AS(
       pawl::make_memory("reservoire"),

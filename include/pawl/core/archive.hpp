@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +27,22 @@ using Layout = std::vector<Span>;
 /// does all of a parameter whose rows have another shape.
 Tensor remapped(Tensor const& old, Layout const& from, Layout const& to, Tensor const& fill);
 
+/// Texts by name, in the order they came.
+struct Texts {
+  std::vector<std::string> names;
+  std::vector<std::string> values;  ///< of names[i]
+
+  std::string const* find(std::string const& name) const {
+    auto const i = std::find(names.begin(), names.end(), name) - names.begin();
+    return i == std::ssize(names) ? nullptr : &values[static_cast<std::size_t>(i)];
+  }
+  void add(std::string name, std::string value) {
+    names.push_back(std::move(name));
+    values.push_back(std::move(value));
+  }
+  bool operator==(Texts const&) const = default;
+};
+
 /// Visits the state of a component: to save it, to load it, to move it to a grown arena, or to
 /// count its bytes. A component lists its state once, in `void state(Archive&)`:
 /// @code
@@ -46,7 +60,10 @@ class Archive {
   explicit Archive(Mode mode) : mode(mode) {}
 
   void operator()(std::string const& name, Tensor& tensor) {
-    if (mode == Mode::save && tensor.defined()) tensors[key(name)] = tensor.detach();
+    if (mode == Mode::save && tensor.defined()) {
+      require(!tensors.contains(key(name)), listed_twice(name));
+      tensors.insert(key(name), tensor.detach());
+    }
     if (mode == Mode::load) {
       tensor = take(name);
       if (tensor.defined() && !device.is_cpu()) tensor = tensor.to(device);
@@ -64,8 +81,9 @@ class Archive {
   }
 
   void operator()(std::string const& name, std::int64_t& value) {
-    if (mode == Mode::save) texts[key(name)] = std::to_string(value);
-    if (mode == Mode::load) value = std::stoll(text(name));
+    auto text = std::to_string(value);
+    (*this)(name, text);
+    if (mode == Mode::load) value = std::stoll(text);
   }
   void operator()(std::string const& name, bool& value) {
     std::int64_t number = value;
@@ -73,7 +91,10 @@ class Archive {
     value = number != 0;
   }
   void operator()(std::string const& name, std::string& value) {
-    if (mode == Mode::save) texts[key(name)] = value;
+    if (mode == Mode::save) {
+      require(texts.find(key(name)) == nullptr, listed_twice(name));
+      texts.add(key(name), value);
+    }
     if (mode == Mode::load) value = text(name);
   }
   void operator()(std::string const& name, double& value) {
@@ -110,40 +131,39 @@ class Archive {
   Archive to_load() const {
     Archive copy(Mode::load);
     copy.texts = texts;
-    for (auto const& [name, tensor] : tensors) copy.tensors[name] = tensor.clone();
+    for (auto const& item : tensors) copy.tensors.insert(item.key(), item.value().clone());
     return copy;
   }
 
   /// Throws unless all that was there to load, apart from names with this prefix, was loaded.
   void require_all_loaded(std::string const& except) const {
-    auto const left = [&](auto const& entries) {
-      for (auto const& entry : entries) {
-        auto const& name = entry.first;
-        require(loaded_.count(name) > 0 || name.compare(0, except.size(), except) == 0,
-                "the checkpoint has '", name, "', for which this learner has no place; build the ",
-                "same learner first");
-      }
+    auto const loaded = [&](std::string const& name) {
+      require(std::find(loaded_.begin(), loaded_.end(), name) != loaded_.end() ||
+                  name.compare(0, except.size(), except) == 0,
+              "the checkpoint has '", name, "', for which this learner has no place; build the ",
+              "same learner first");
     };
-    left(tensors), left(texts);
+    for (auto const& item : tensors) loaded(item.key());
+    for (auto const& name : texts.names) loaded(name);
   }
 
   Mode mode;
-  std::map<std::string, Tensor> tensors;     ///< saved, or to load from
-  std::map<std::string, std::string> texts;  ///< numbers and texts, as texts
-  torch::Device device = torch::kCPU;        ///< where loaded tensors go; CPU: where they are
-  std::int64_t bytes = 0;                    ///< counted
-  Layout from, to;                           ///< of a growth
-  Tensor weights;                            ///< [P'] the grown weights
+  torch::OrderedDict<std::string, Tensor> tensors;  ///< saved, or to load from
+  Texts texts;                                      ///< numbers and texts, as texts
+  torch::Device device = torch::kCPU;  ///< where loaded tensors go; CPU: where they are
+  std::int64_t bytes = 0;              ///< counted
+  Layout from, to;                     ///< of a growth
+  Tensor weights;                      ///< [P'] the grown weights
 
  private:
   std::string key(std::string const& name) const { return prefix_ + name; }
 
   /// A tensor that was undefined when saved is absent, and loads as undefined.
   Tensor take(std::string const& name) {
-    auto const found = tensors.find(key(name));
-    if (found == tensors.end()) return {};
-    loaded_.insert(key(name));
-    return found->second.clone();
+    auto const* found = tensors.find(key(name));
+    if (found == nullptr) return {};
+    loaded_.push_back(key(name));
+    return found->clone();
   }
   /// Numbers on the host; never absent.
   Tensor numbers(std::string const& name, torch::Dtype dtype) {
@@ -152,17 +172,20 @@ class Archive {
     return values.cpu().contiguous();
   }
   std::string const& text(std::string const& name) {
-    auto const found = texts.find(key(name));
-    require(found != texts.end(), missing(name));
-    loaded_.insert(key(name));
-    return found->second;
+    auto const* found = texts.find(key(name));
+    require(found != nullptr, missing(name));
+    loaded_.push_back(key(name));
+    return *found;
   }
   std::string missing(std::string const& name) const {
     return "the checkpoint has no '" + key(name) +
            "': it was written by another composition or version; build the same learner first";
   }
+  std::string listed_twice(std::string const& name) const {
+    return "the state '" + key(name) + "' is listed twice; give each piece a name of its own";
+  }
 
-  std::set<std::string> loaded_;
+  std::vector<std::string> loaded_;
   std::string prefix_;
 };
 

@@ -48,13 +48,14 @@ inline std::string checksum(std::vector<std::string_view> const& pieces) {
   return digits;
 }
 
-/// The header of an archive whose tensors are `held` (on the host, in the order of their names).
+/// The header of an archive whose tensors are `held` (on the host, in the same order).
 inline std::string header_of(Archive const& archive, std::vector<Tensor> const& held) {
   std::ostringstream header;
   header << checkpoint_start << no_checksum << "\",\"threads\":\"" << torch::get_num_threads()
          << '"';
-  for (auto const& [name, text] : archive.texts) {
-    header << ',' << json_string(name) << ':' << json_string(text);
+  for (std::size_t i = 0; i < archive.texts.names.size(); ++i) {
+    header << ',' << json_string(archive.texts.names[i]) << ':'
+           << json_string(archive.texts.values[i]);
   }
   header << '}';
   std::size_t offset = 0;
@@ -63,13 +64,13 @@ inline std::string header_of(Archive const& archive, std::vector<Tensor> const& 
     auto const type = tensor->scalar_type();
     auto const* known = std::find_if(std::begin(dtype_names), std::end(dtype_names),
                                      [&](auto const& d) { return d.dtype == type; });
-    require(known != std::end(dtype_names), "cannot save '", entry.first, "' of type ", type);
+    require(known != std::end(dtype_names), "cannot save '", entry.key(), "' of type ", type);
     std::string shape;
     for (auto const extent : tensor->sizes()) {
       shape += (shape.empty() ? "" : ",") + std::to_string(extent);
     }
     auto const end = offset + tensor->nbytes();
-    header << ',' << json_string(entry.first) << ":{\"dtype\":\"" << known->name << "\",\"shape\":["
+    header << ',' << json_string(entry.key()) << ":{\"dtype\":\"" << known->name << "\",\"shape\":["
            << shape << "],\"data_offsets\":[" << offset << ',' << end << "]}";
     offset = end, ++tensor;
   }
@@ -112,7 +113,7 @@ inline std::size_t read_tensor(HeaderReader& reader, std::string_view data, Tens
 inline void write_checkpoint(std::string const& path, Archive const& archive) {
   std::vector<Tensor> held;
   for (auto const& entry : archive.tensors) {
-    held.push_back(entry.second.to(torch::kCPU).contiguous());
+    held.push_back(entry.value().to(torch::kCPU).contiguous());
   }
   auto header = detail::header_of(archive, held);
   auto const length = static_cast<std::uint64_t>(header.size());
@@ -149,16 +150,19 @@ inline Archive read_checkpoint(std::string const& path) {
     std::size_t used = 0;
     reader.object([&](std::string const& name) {
       if (name == "__metadata__") {
-        reader.object([&](std::string const& key) { archive.texts[key] = reader.string(); });
+        reader.object([&](std::string const& key) {
+          auto text = reader.string();
+          auto const of_file = key == "format" || key == "crc32" || key == "threads";
+          if (!of_file) archive.texts.add(key, std::move(text));
+        });
       } else {
-        used = std::max(used, detail::read_tensor(reader, data, archive.tensors[name]));
+        used = std::max(used, detail::read_tensor(reader, data, archive.tensors.insert(name, {})));
       }
     });
     require(reader.finished() && used == data.size(), "bad header");
   } catch (std::exception const&) {
     fail("the checkpoint '", path, "' is truncated or altered; use another copy");
   }
-  for (auto const* own : {"format", "crc32", "threads"}) archive.texts.erase(own);
   return archive;
 }
 

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -20,6 +19,7 @@
 #include "data.hpp"
 #include "model.hpp"
 #include "random.hpp"
+#include "task_labels.hpp"
 #include "training.hpp"
 
 namespace pawl {
@@ -62,7 +62,7 @@ class Context {
   std::vector<std::int64_t> old_classes;  ///< labels announced before this experience, ascending
   std::vector<std::int64_t> seen;  ///< labels announced so far, this experience included, ascending
   std::vector<std::int64_t> met;   ///< labels that occurred in a batch so far, ascending
-  std::map<std::int64_t, std::vector<std::int64_t>> task_classes;  ///< labels of each task id
+  TaskLabels task_classes;         ///< labels announced so far for each task id
 
   std::vector<bool>
       ever_active;  ///< parameters that ever had a gradient (idle_heads = zero_gradient)
@@ -138,18 +138,18 @@ class Context {
 /// Restores the buffers of a module (BatchNorm statistics) when it goes out of scope.
 class BufferScope {
  public:
-  explicit BufferScope(nn::Module& module) {
-    for (auto const& buffer : module.buffers()) found_.emplace_back(buffer, buffer.clone());
+  explicit BufferScope(nn::Module& module) : buffers_(module.buffers()) {
+    for (auto const& buffer : buffers_) found_.push_back(buffer.clone());
   }
   ~BufferScope() {
     torch::NoGradGuard no_grad;
-    for (auto& [buffer, value] : found_) buffer.copy_(value);
+    for (std::size_t i = 0; i < buffers_.size(); ++i) buffers_[i].copy_(found_[i]);
   }
   BufferScope(BufferScope const&) = delete;
   BufferScope& operator=(BufferScope const&) = delete;
 
  private:
-  std::vector<std::pair<Tensor, Tensor>> found_;
+  std::vector<Tensor> buffers_, found_;
 };
 
 /// Seeds LibTorch's process-wide generators for a scope (dropout draws from them), that of the host
@@ -215,11 +215,7 @@ inline void Context::state(Archive& a) {
   a("seen", seen);
   a("met", met);
   a("old_classes", old_classes);
-  std::vector<std::int64_t> ids;
-  for (auto const& [id, labels] : task_classes) ids.push_back(id);
-  a("tasks", ids);
-  if (a.loading()) task_classes.clear();
-  for (auto const id : ids) a("task" + std::to_string(id), task_classes[id]);
+  a.part("tasks", task_classes);
   a("index", index);
   a("step", step);
   a("total_steps", total_steps);
@@ -254,8 +250,8 @@ inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tens
   mask.narrow(0, 0, fresh_rows).copy_(column_mask(experience->classes, count));
   if (tasks.defined()) {
     for (auto i = fresh_rows; i < z.size(0); ++i) {
-      auto const own = task_classes.find(tasks[i].item<std::int64_t>());
-      if (own != task_classes.end()) mask[i].copy_(column_mask(own->second, count));
+      auto const own = task_classes.of(tasks[i].item<std::int64_t>());
+      if (!own.empty()) mask[i].copy_(column_mask(own, count));
     }
   }
   return hide(mask);

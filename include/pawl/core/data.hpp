@@ -6,7 +6,6 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -210,20 +209,6 @@ inline void insert_sorted(std::vector<std::int64_t>& all, std::vector<std::int64
   all.erase(std::unique(all.begin(), all.end()), all.end());
 }
 
-/// The labels that occur in each task of a data set with task ids, ascending.
-inline std::map<std::int64_t, std::vector<std::int64_t>> labels_by_task(Dataset const& data) {
-  std::map<std::int64_t, std::vector<std::int64_t>> found;
-  auto const tasks = data.tasks.contiguous(), labels = data.labels.contiguous();
-  auto const* task = tasks.data_ptr<std::int64_t>();
-  auto const* label = labels.data_ptr<std::int64_t>();
-  for (std::int64_t i = 0; i < data.size(); ++i) {
-    auto& own = found[task[i]];
-    auto const place = std::lower_bound(own.begin(), own.end(), label[i]);
-    if (place == own.end() || *place != label[i]) own.insert(place, label[i]);
-  }
-  return found;
-}
-
 /// All samples of a source, under the labels of the files.
 inline Dataset whole(std::shared_ptr<Source const> source, Normalise normalise = {}) {
   auto const n = source->size();
@@ -259,26 +244,26 @@ inline Dataset concatenate(std::vector<Dataset> const& sets) {
     all.rows = torch::cat(rows);
     return all;
   }
-  std::vector<std::shared_ptr<Source const>> sources;  // each once, rows offset by what lies before
+  std::vector<Dataset> parts;  // one view of each source; rows are offset by what lies before
+  std::vector<Tensor> source_labels;
   std::vector<std::int64_t> starts{0};
   for (std::size_t i = 0; i < sets.size(); ++i) {
-    auto const found = std::find(sources.begin(), sources.end(), sets[i].source);
-    auto const k = static_cast<std::size_t>(found - sources.begin());
-    if (found == sources.end()) {
-      sources.push_back(sets[i].source);
+    std::size_t k = 0;
+    while (k < parts.size() && parts[k].source != sets[i].source) ++k;
+    if (k == parts.size()) {
+      parts.push_back(sets[i]);
+      source_labels.push_back(sets[i].source->labels);
       starts.push_back(starts.back() + sets[i].source->size());
     }
     rows[i] = rows[i] + starts[k];
   }
   auto joined = std::make_shared<Source>(*all.source);
-  std::vector<Tensor> source_labels;
-  for (auto const& source : sources) source_labels.push_back(source->labels);
   joined->name = "union";
   joined->labels = torch::cat(source_labels);
-  joined->read = [sources, starts](Tensor const& wanted, Tensor& out) {
+  joined->read = [parts, starts](Tensor const& wanted, Tensor& out) {
     auto const flat = wanted.contiguous();
     auto const* row = flat.data_ptr<std::int64_t>();
-    std::vector<std::vector<std::int64_t>> where(sources.size()), which(sources.size());
+    std::vector<std::vector<std::int64_t>> where(parts.size()), which(parts.size());
     for (std::int64_t i = 0; i < flat.numel(); ++i) {
       auto const after = std::upper_bound(starts.begin(), starts.end(), row[i]);
       require(row[i] >= 0 && after != starts.end(), "row ", row[i], " of a union of ",
@@ -287,13 +272,13 @@ inline Dataset concatenate(std::vector<Dataset> const& sets) {
       where[k].push_back(i);
       which[k].push_back(row[i] - starts[k]);
     }
-    for (std::size_t k = 0; k < sources.size(); ++k) {
+    for (std::size_t k = 0; k < parts.size(); ++k) {
       if (where[k].empty()) continue;
       auto shape = out.sizes().vec();
       shape[0] = static_cast<std::int64_t>(where[k].size());
-      auto part = torch::empty(shape, out.options());
-      sources[k]->read(torch::tensor(which[k]), part);
-      out.index_copy_(0, torch::tensor(where[k]).to(out.device()), part);
+      auto some = torch::empty(shape, out.options());
+      parts[k].source->read(torch::tensor(which[k]), some);
+      out.index_copy_(0, torch::tensor(where[k]).to(out.device()), some);
     }
   };
   all.source = joined;

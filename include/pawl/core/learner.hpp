@@ -265,9 +265,10 @@ class Learner {
   void announce_tasks(Experience const& experience) {
     auto& tasks = context_.task_classes;
     if (!experience.train.tasks.defined()) return announce(experience.classes, experience.task);
-    for (auto const& [task, labels] : labels_by_task(experience.train)) {
-      insert_sorted(tasks[task], labels);
-      announce(tasks[task], task);
+    auto const found = labels_by_task(experience.train);
+    for (auto const task : found.tasks()) {
+      for (auto const label : found.of(task)) tasks.add(task, label);
+      announce(tasks.of(task), task);
     }
   }
 
@@ -305,7 +306,9 @@ class Learner {
     c.logits.reset();
     for (auto* head : c.model.heads) {
       head->announce(c.seen, -1, c.seed);
-      for (auto const& [task, labels] : c.task_classes) head->announce(labels, task, c.seed);
+      for (auto const task : c.task_classes.tasks()) {
+        head->announce(c.task_classes.of(task), task, c.seed);
+      }
     }
     c.arena.ensure(*c.model.module);
   }

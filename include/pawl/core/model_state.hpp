@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <map>
 #include <string>
 
 #include "archive.hpp"
@@ -11,20 +9,21 @@ namespace pawl {
 inline namespace v0 {
 
 /// The parameters and buffers of a module by the names they have in a checkpoint.
-inline std::map<std::string, Tensor> model_tensors(nn::Module const& module) {
-  std::map<std::string, Tensor> all;
-  for (auto const& item : module.named_parameters()) all["model." + item.key()] = item.value();
-  for (auto const& item : module.named_buffers()) all["model." + item.key()] = item.value();
+inline torch::OrderedDict<std::string, Tensor> model_tensors(nn::Module const& module) {
+  torch::OrderedDict<std::string, Tensor> all;
+  for (auto const& item : module.named_parameters())
+    all.insert("model." + item.key(), item.value());
+  for (auto const& item : module.named_buffers()) all.insert("model." + item.key(), item.value());
   return all;
 }
 
 /// Saves or loads the parameters and buffers of a module, in place.
 inline void visit_model(Archive& a, nn::Module const& module) {
   torch::NoGradGuard no_grad;
-  for (auto const& [name, live] : model_tensors(module)) {
-    auto stored = live;
-    a(name, stored);
-    if (a.loading()) live.copy_(stored);
+  for (auto const& live : model_tensors(module)) {
+    auto stored = live.value();
+    a(live.key(), stored);
+    if (a.loading()) live.value().copy_(stored);
   }
 }
 
@@ -48,17 +47,19 @@ inline void check_model(Archive const& a, nn::Module const& module, Heads heads)
     return growing && here.dim() > 0 && stored.size(0) > here.size(0) &&
            stored.sizes().slice(1) == here.sizes().slice(1);
   };
-  for (auto const& [name, here] : live) {
-    auto const stored = a.tensors.find(name);
-    require(stored != a.tensors.end(), "the checkpoint has no '", name,
+  for (auto const& item : live) {
+    auto const& name = item.key();
+    auto const& here = item.value();
+    auto const* stored = a.tensors.find(name);
+    require(stored != nullptr, "the checkpoint has no '", name,
             "', which this model has; build the same model first");
-    require(fits(stored->second, here, may_grow(name)), "the checkpoint's '", name, "' ",
-            stored->second.sizes(), " ", stored->second.scalar_type(),
-            " does not fit this model, where it is ", here.sizes(), " ", here.scalar_type(),
-            "; build the same model first");
+    require(fits(*stored, here, may_grow(name)), "the checkpoint's '", name, "' ", stored->sizes(),
+            " ", stored->scalar_type(), " does not fit this model, where it is ", here.sizes(), " ",
+            here.scalar_type(), "; build the same model first");
   }
-  for (auto const& [name, stored] : a.tensors) {
-    require(name.rfind("model.", 0) != 0 || live.count(name) > 0 || may_grow(name),
+  for (auto const& item : a.tensors) {
+    auto const& name = item.key();
+    require(name.rfind("model.", 0) != 0 || live.contains(name) || may_grow(name),
             "the checkpoint has '", name, "', which this model lacks; build the same model first");
   }
 }

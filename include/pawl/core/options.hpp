@@ -1,12 +1,14 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <functional>
 #include <initializer_list>
 #include <limits>
+#include <locale>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -110,8 +112,11 @@ class Options {
   /// A named choice: enumerators 0, 1, ... are called `names[0]`, `names[1]`, ...
   template <class Enum>
   requires std::is_enum_v<Enum>
-  void operator()(std::string name, Enum& value, std::vector<std::string> names, std::string help) {
-    auto& option = choice(std::move(name), Option::Kind::choice, std::move(names), std::move(help));
+  void operator()(std::string name, Enum& value, c10::ArrayRef<char const*> names,
+                  std::string help) {
+    std::vector<std::string> all;
+    for (auto const* each : names) all.push_back(each);
+    auto& option = choice(std::move(name), Option::Kind::choice, std::move(all), std::move(help));
     option.member = &value;
     option.number = [](void const* v) {
       return static_cast<std::size_t>(*static_cast<Enum const*>(v));
@@ -157,11 +162,25 @@ class Options {
   std::vector<Option> all_;
 };
 
-/// The shortest text that reads back as the same number.
+/// A text as a number, whatever the program's locale; false when it is something else.
+template <class T>
+bool read_number(std::string const& text, T& value) {
+  std::istringstream in(text);
+  in.imbue(std::locale::classic());
+  return !text.starts_with('+') && in >> std::noskipws >> value && in.get() == EOF;
+}
+
+/// A text with few digits that reads back as the same number.
 inline std::string number_text(double value) {
-  char buffer[64];
-  auto const end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
-  return {buffer, end};
+  for (auto digits = std::numeric_limits<double>::digits10;; ++digits) {
+    std::ostringstream out;
+    out.imbue(std::locale::classic());
+    out.precision(digits);
+    out << value;
+    double same = 0;
+    auto const enough = digits == std::numeric_limits<double>::max_digits10;
+    if (enough || (read_number(out.str(), same) && same == value)) return out.str();
+  }
 }
 inline std::string number_text(std::int64_t value) { return std::to_string(value); }
 
@@ -169,9 +188,7 @@ inline std::string number_text(std::int64_t value) { return std::to_string(value
 template <class T>
 T parsed_number(std::string const& text, Range range) {
   T value{};
-  auto const* end = text.data() + text.size();
-  auto const result = std::from_chars(text.data(), end, value);
-  require(result.ec == std::errc{} && result.ptr == end, "not a number");
+  require(read_number(text, value), "not a number");
   auto const real = static_cast<double>(value);
   require(std::isfinite(real) && range.contains(real), "out of range");
   return value;

@@ -71,17 +71,18 @@ class WithWeights {
   }
   ~WithWeights() {
     torch::NoGradGuard no_grad;
-    for (auto& [tensor, home] : found_) tensor.set_data(home);
+    for (std::size_t i = 0; i < moved_.size(); ++i) moved_[i].set_data(homes_[i]);
   }
   WithWeights(WithWeights const&) = delete;
   WithWeights& operator=(WithWeights const&) = delete;
 
  private:
   void point(Tensor tensor, Tensor const& elsewhere) {
-    found_.emplace_back(tensor, tensor.detach());
+    moved_.push_back(tensor);
+    homes_.push_back(tensor.detach());
     tensor.set_data(elsewhere);
   }
-  std::vector<std::pair<Tensor, Tensor>> found_;
+  std::vector<Tensor> moved_, homes_;
 };
 
 }  // namespace v0

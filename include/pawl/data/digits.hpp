@@ -1,10 +1,8 @@
 #pragma once
 
 #include <array>
-#include <charconv>
 #include <cstdint>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "../core/data.hpp"
@@ -23,16 +21,18 @@ inline Tensor digit_lines(std::string const& path) {
   auto const bytes = read_bytes(path);
   auto const* at = reinterpret_cast<char const*>(bytes.data_ptr());
   auto const* const end = at + bytes.numel();
-  std::vector<std::uint8_t> values;
+  std::vector<std::int64_t> values;
   for (std::int64_t line = 1; at != end; ++line) {
     for (int column = 1; column <= 65; ++column) {
-      int value = -1;
-      auto const parsed = std::from_chars(at, end, value);
+      auto const* const begin = at;
       auto const most = column == 65 ? 9 : 16;
-      require(parsed.ec == std::errc{} && value >= 0 && value <= most, path, ": line ", line,
-              ", value ", column, " must be an integer 0 .. ", most, "; fetch the file again");
-      values.push_back(static_cast<std::uint8_t>(value));
-      at = parsed.ptr;
+      auto value = 0;
+      for (; at != end && *at >= '0' && *at <= '9' && value <= most; ++at) {
+        value = 10 * value + (*at - '0');
+      }
+      require(at != begin && value <= most, path, ": line ", line, ", value ", column,
+              " must be an integer 0 .. ", most, "; fetch the file again");
+      values.push_back(value);
       auto const last = column == 65;
       if (last && at != end && *at == '\r') ++at;
       auto const separated = at != end && *at == (last ? '\n' : ',');

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <numbers>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "../core/error.hpp"
@@ -21,11 +20,11 @@ enum class Interpolation {
 
 namespace detail {
 
-/// Where an output pixel reads: coordinates of the input, column and row, for each pixel in row
+/// Calls `visit(column, row)` with the point of the input that each output pixel reads, in row
 /// order.
 ///   (column, row) = (x cos a - y sin a + cx, x sin a + y cos a + cy),  (x, y) = (j - cx, i - cy)
-inline std::vector<std::pair<double, double>> rotated_points(std::int64_t height,
-                                                             std::int64_t width, double degrees) {
+template <class F>
+void for_rotated_points(std::int64_t height, std::int64_t width, double degrees, F&& visit) {
   require(std::isfinite(degrees), "rotate: the angle is ", degrees, "; give degrees");
   auto const turn = std::remainder(degrees, 360.0);
   auto cosine = std::cos(turn * std::numbers::pi / 180);
@@ -36,14 +35,12 @@ inline std::vector<std::pair<double, double>> rotated_points(std::int64_t height
   }
   auto const cx = static_cast<double>(width - 1) / 2;
   auto const cy = static_cast<double>(height - 1) / 2;
-  std::vector<std::pair<double, double>> points;
   for (std::int64_t i = 0; i < height; ++i) {
     for (std::int64_t j = 0; j < width; ++j) {
       auto const x = static_cast<double>(j) - cx, y = static_cast<double>(i) - cy;
-      points.emplace_back(x * cosine - y * sine + cx, x * sine + y * cosine + cy);
+      visit(x * cosine - y * sine + cx, x * sine + y * cosine + cy);
     }
   }
-  return points;
 }
 
 /// Element of a plane at (row, column), -1 outside.
@@ -58,12 +55,11 @@ inline std::int64_t plane_index(double row, double column, std::int64_t height,
 inline std::vector<std::int64_t> nearest_table(std::int64_t channels, std::int64_t height,
                                                std::int64_t width, double degrees) {
   std::vector<std::int64_t> table;
-  auto const points = rotated_points(height, width, degrees);
   for (std::int64_t c = 0; c < channels; ++c) {
-    for (auto const& [column, row] : points) {
+    for_rotated_points(height, width, degrees, [&](double column, double row) {
       auto const j = plane_index(std::floor(row + 0.5), std::floor(column + 0.5), height, width);
       table.push_back(j < 0 ? -1 : c * height * width + j);
-    }
+    });
   }
   return table;
 }
@@ -76,7 +72,7 @@ struct Taps {
 
 inline std::vector<Taps> bilinear_taps(std::int64_t height, std::int64_t width, double degrees) {
   std::vector<Taps> all;
-  for (auto const& [column, row] : rotated_points(height, width, degrees)) {
+  for_rotated_points(height, width, degrees, [&](double column, double row) {
     auto const left = std::floor(column), top = std::floor(row);
     Taps taps;
     for (int k = 0; k < 4; ++k) {
@@ -88,7 +84,7 @@ inline std::vector<Taps> bilinear_taps(std::int64_t height, std::int64_t width, 
       taps.weight[k] = j < 0 ? 0 : across * down;
     }
     all.push_back(taps);
-  }
+  });
   return all;
 }
 

@@ -237,27 +237,29 @@ class TreeSum {
  public:
   void add(Tensor value) {
     std::int64_t level = 0;
-    while (!stack_.empty() && stack_.back().first == level) {
-      value = stack_.back().second + value;
-      stack_.pop_back();
+    while (!levels_.empty() && levels_.back() == level) {
+      value = sums_.back() + value;
+      levels_.pop_back(), sums_.pop_back();
       ++level;
     }
-    stack_.emplace_back(level, std::move(value));
+    levels_.push_back(level);
+    sums_.push_back(std::move(value));
   }
   /// The sum; starts afresh.
   Tensor take() {
-    while (stack_.size() > 1) {
-      auto const right = stack_.back().second;
-      stack_.pop_back();
-      stack_.back().second = stack_.back().second + right;
+    while (sums_.size() > 1) {
+      auto const right = sums_.back();
+      sums_.pop_back();
+      sums_.back() = sums_.back() + right;
     }
-    auto const sum = stack_.empty() ? Tensor{} : stack_.back().second;
-    stack_.clear();
+    auto const sum = sums_.empty() ? Tensor{} : sums_.back();
+    levels_.clear(), sums_.clear();
     return sum;
   }
 
  private:
-  std::vector<std::pair<std::int64_t, Tensor>> stack_;  ///< (level, sum of 2^level values)
+  std::vector<std::int64_t> levels_;
+  std::vector<Tensor> sums_;  ///< of 2^level values each
 };
 
 }  // namespace v0

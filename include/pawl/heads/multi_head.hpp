@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -105,12 +104,17 @@ class MultiHeadImpl : public Head {
   /// Rows sorted by task, one product per task, and back into their order.
   Tensor gathered(Tensor const& x) const {
     auto const* ids = task_ids_.data_ptr<std::int64_t>();
-    std::map<std::int64_t, std::vector<std::int64_t>> rows;
-    for (std::int64_t i = 0; i < task_ids_.numel(); ++i) rows[ids[i]].push_back(i);
+    std::vector<std::vector<std::int64_t>> rows(weights.size());  // of each task
+    for (std::int64_t i = 0; i < task_ids_.numel(); ++i) {
+      check_task(ids[i]);
+      rows[static_cast<std::size_t>(ids[i])].push_back(i);
+    }
     std::vector<Tensor> parts;
     std::vector<std::int64_t> place(static_cast<std::size_t>(task_ids_.numel()));
     std::int64_t next = 0;
-    for (auto const& [task, own] : rows) {
+    for (std::int64_t task = 0; task < tasks(); ++task) {
+      auto const& own = rows[static_cast<std::size_t>(task)];
+      if (own.empty()) continue;
       parts.push_back(logits(task, x.index_select(0, torch::tensor(own).to(x.device()))));
       for (auto const row : own) place[static_cast<std::size_t>(row)] = next++;
     }

@@ -31,8 +31,10 @@ class ProducedTensors {
   void note(Tensor const& tensor) {
     auto const edge = torch::autograd::impl::gradient_edge(tensor);
     if (!edge.is_valid()) return;
-    by_node_[edge.function.get()] = static_cast<int>(all_.size());
-    all_.push_back({edge, tensor, static_cast<std::int64_t>(tensor._version())});
+    by_node_[edge.function.get()] = static_cast<int>(edges_.size());
+    edges_.push_back(edge);
+    tensors_.push_back(tensor);
+    versions_.push_back(static_cast<std::int64_t>(tensor._version()));
   }
 
   /// The tensor whose gradient travels along an edge; undefined where none was noted, or where it
@@ -40,18 +42,13 @@ class ProducedTensors {
   Tensor find(torch::autograd::Edge const& edge) const {
     auto const found = by_node_.find(edge.function.get());
     if (found == by_node_.end()) return {};
-    auto const& [own, tensor, version] = all_[static_cast<std::size_t>(found->second)];
-    auto const same = edge.input_nr == own.input_nr && tensor._version() == version;
+    auto const i = static_cast<std::size_t>(found->second);
+    auto const& tensor = tensors_[i];
+    auto const same = edge.input_nr == edges_[i].input_nr && tensor._version() == versions_[i];
     return same ? tensor.detach() : Tensor{};
   }
 
  private:
-  struct Produced {
-    torch::autograd::Edge edge;  ///< keeps the node, so that no other gets its address
-    Tensor tensor;
-    std::int64_t version = 0;
-  };
-
   static std::unique_ptr<at::ObserverContext> started(at::RecordFunction const&) { return nullptr; }
   static void ended(at::RecordFunction const& call, at::ObserverContext*) {
     if (current() == nullptr || call.scope() != at::RecordScope::FUNCTION) return;
@@ -70,7 +67,9 @@ class ProducedTensors {
 
   ProducedTensors* outer_;
   at::CallbackHandle handle_ = 0;
-  std::vector<Produced> all_;
+  std::vector<torch::autograd::Edge> edges_;  // they keep the nodes: no other gets their address
+  std::vector<Tensor> tensors_;
+  std::vector<std::int64_t> versions_;
   std::unordered_map<torch::autograd::Node*, int> by_node_;
 };
 

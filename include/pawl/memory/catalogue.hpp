@@ -15,19 +15,19 @@ inline namespace v0 {
 
 /// A memory that can be chosen by name.
 struct MemoryEntry {
-  std::string name;
-  std::string about;
+  char const* name;
+  char const* about;
   AnyMemory (*make)();
 };
 
 template <class M>
-MemoryEntry memory_entry() {
+constexpr MemoryEntry memory_entry() {
   return {M::name, M::about, [] { return AnyMemory(M{}); }};
 }
 
 /// Every memory of pawl, with its defaults.
-inline std::vector<MemoryEntry> const& memory_catalogue() {
-  static std::vector<MemoryEntry> const all{
+inline c10::ArrayRef<MemoryEntry> memory_catalogue() {
+  static constexpr MemoryEntry all[] = {
       memory_entry<Reservoir>(),      memory_entry<Ring>(),
       memory_entry<ClassBalanced>(),  memory_entry<PerClassReservoir>(),
       memory_entry<GreedyBalanced>(), memory_entry<Quota>(),

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "../core/options.hpp"
@@ -34,8 +33,8 @@ struct ClassBalanced {
   void describe(Options& o) { o("capacity", capacity, at_least(0), "rows in all"); }
 
   /// Destinations in [0, capacity] for rows in stream order; slot `capacity` rejects.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     slots.open(name, capacity);
     return slots.plan(labels, tasks, generator, [this](auto label, auto task, Generator row) {
       auto& y = groups[groups.find(GroupBy::classes, label, task).group];
@@ -100,8 +99,8 @@ struct PerClassReservoir {
   void describe(Options& o) { o("capacity", capacity, at_least(0), "rows in all"); }
 
   /// Destinations in [0, capacity] for rows in stream order; slot `capacity` rejects.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     slots.open(name, capacity);
     return slots.plan(labels, tasks, generator, [this](auto label, auto task, Generator row) {
       auto const [g, added] = groups.find(GroupBy::classes, label, task);
@@ -159,8 +158,8 @@ struct GreedyBalanced {
   void describe(Options& o) { o("capacity", capacity, at_least(0), "rows in all"); }
 
   /// Destinations in [0, capacity] for rows in stream order; slot `capacity` rejects.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     slots.open(name, capacity);
     return slots.plan(labels, tasks, generator, [this](auto label, auto task, Generator row) {
       auto const g = groups.find(GroupBy::classes, label, task).group;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,22 +19,22 @@ enum class Draw {
   task_balanced,   ///< ceil(n / tasks) rows of every task, cut to n
   cycle            ///< one pass after the other over all rows, each pass in a new random order
 };
-inline std::vector<std::string> const draw_names{"uniform", "class_balanced", "task_balanced",
-                                                 "cycle"};
+inline constexpr char const* draw_names[] = {"uniform", "class_balanced", "task_balanced", "cycle"};
 
 /// Says of a label and a task id (-1: none) whether such rows may be drawn; empty: all may.
-using Eligible = std::function<bool(std::int64_t label, std::int64_t task)>;
+using Eligible = c10::function_ref<bool(std::int64_t label, std::int64_t task)>;
 
 /// Rows of every task but this one (A-GEM, `exclude_current`).
-inline Eligible other_tasks(std::int64_t current) {
+inline auto other_tasks(std::int64_t current) {
   return [current](std::int64_t, std::int64_t task) { return task != current; };
 }
 
 /// The filled slots whose rows may be drawn, ascending.
-inline std::vector<std::int64_t> eligible_slots(Slots const& slots, Eligible const& eligible) {
+inline std::vector<std::int64_t> eligible_slots(Slots const& slots, Eligible eligible) {
   auto const held = slots.held();
   if (!eligible) return held;
-  auto const labels = host_span(slots.columns().labels), tasks = host_span(slots.columns().task);
+  auto const labels = host_column(slots.columns().labels),
+             tasks = host_column(slots.columns().task);
   std::vector<std::int64_t> chosen;
   for (auto const slot : held) {
     auto const at = static_cast<std::size_t>(slot);
@@ -57,7 +56,7 @@ inline std::vector<std::int64_t> choose_uniform(std::vector<std::int64_t> const&
 /// The slots apart by their value in a column, in ascending order of the value.
 inline std::vector<std::vector<std::int64_t>> slots_by(std::vector<std::int64_t> const& slots,
                                                        Tensor const& column) {
-  auto const values = host_span(column);
+  auto const values = host_column(column);
   std::vector<std::int64_t> own, distinct;
   for (auto const slot : slots) own.push_back(values[static_cast<std::size_t>(slot)]);
   insert_sorted(distinct, own);
@@ -158,8 +157,7 @@ struct Sampler {
 
   /// n rows, or all that may be drawn when there are fewer. A memory without `Slots` can only be
   /// drawn from uniformly and as a whole; otherwise throws.
-  Rows operator()(AnyMemory& memory, std::int64_t n, Generator generator,
-                  Eligible const& eligible = {}) {
+  Rows operator()(AnyMemory& memory, std::int64_t n, Generator generator, Eligible eligible = {}) {
     Phase const phase("memory.draw");
     require(n >= 0, "a memory was asked for ", n, " rows; ask for 0 or more");
     if (policy == Draw::uniform && !eligible) return memory.draw(n, generator);
@@ -169,7 +167,7 @@ struct Sampler {
 
  private:
   std::vector<std::int64_t> choose(Slots const& stored, std::int64_t n, Generator generator,
-                                   Eligible const& eligible) {
+                                   Eligible eligible) {
     auto const among = eligible_slots(stored, eligible);
     if (policy == Draw::cycle) return cycle.next(among, n, generator);
     if (policy == Draw::uniform || static_cast<std::int64_t>(among.size()) <= n) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -20,14 +19,14 @@ enum class GroupBy {
   task,           ///< the task id of the rows
   task_and_class  ///< every class of every task apart
 };
-inline std::vector<std::string> const group_by_names{"class", "task", "task_and_class"};
+inline constexpr char const* group_by_names[] = {"class", "task", "task_and_class"};
 
 /// What becomes of M mod groups when M rows are divided among groups.
 enum class Remainder {
   earliest,  ///< the earliest groups get one row more
   drop       ///< every group gets floor(M / groups)
 };
-inline std::vector<std::string> const remainder_names{"earliest", "drop"};
+inline constexpr char const* remainder_names[] = {"earliest", "drop"};
 
 /// Share of group g (in order of appearance) of M rows among `groups`; never grows with `groups`.
 inline std::int64_t shared_quota(std::int64_t M, std::int64_t groups, std::int64_t g,
@@ -36,8 +35,8 @@ inline std::int64_t shared_quota(std::int64_t M, std::int64_t groups, std::int64
 }
 
 /// Throws when rows are to be divided by task and one has no task id.
-inline void require_tasks(char const* owner, GroupBy by, std::span<std::int64_t const> labels,
-                          std::span<std::int64_t const> tasks) {
+inline void require_tasks(char const* owner, GroupBy by, at::IntArrayRef labels,
+                          at::IntArrayRef tasks) {
   if (by == GroupBy::classes || labels.empty()) return;
   auto const known = !tasks.empty() && std::all_of(tasks.begin(), tasks.end(),
                                                    [](std::int64_t task) { return task >= 0; });

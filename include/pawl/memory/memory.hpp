@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -46,7 +45,7 @@ concept SlottedMemory = Memory<M> && requires(M memory) {
 /// A memory whose placements depend on counts and labels alone.
 template <class M>
 concept PlannedMemory = SlottedMemory<M> &&
-    requires(M memory, std::span<std::int64_t const> column, Generator g) {
+    requires(M memory, at::IntArrayRef column, Generator g) {
   { memory.place(column, g, column) } -> std::same_as<std::vector<std::int64_t>>;
 };
 
@@ -98,8 +97,8 @@ class AnyMemory {
 
   /// Destinations of rows in stream order, from labels and tasks alone; advances the memory as an
   /// insertion would, without storing. Throws for a memory that must see the rows.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     return self_->place(labels, generator, tasks);
   }
 
@@ -123,8 +122,7 @@ class AnyMemory {
     virtual std::string name() const = 0;
     virtual std::string about() const = 0;
     virtual Slots const* slots() const = 0;
-    virtual std::vector<std::int64_t> place(std::span<std::int64_t const>, Generator,
-                                            std::span<std::int64_t const>) = 0;
+    virtual std::vector<std::int64_t> place(at::IntArrayRef, Generator, at::IntArrayRef) = 0;
   };
 
   template <class M>
@@ -170,8 +168,8 @@ class AnyMemory {
       if constexpr (SlottedMemory<M>) return &memory.slots;
       return nullptr;
     }
-    std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                    std::span<std::int64_t const> tasks) override {
+    std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                    at::IntArrayRef tasks) override {
       if constexpr (PlannedMemory<M>) {
         return memory.place(labels, generator, tasks);
       } else {

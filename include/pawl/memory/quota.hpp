@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "../core/options.hpp"
@@ -42,8 +41,8 @@ struct Quota {
   }
 
   /// Destinations in [0, slots.capacity()] for rows in stream order; the last slot rejects.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     require(per_group >= 0, name, ": per_group is ", per_group, " but must be >= 0");
     require_tasks(name, by, labels, tasks);
     slots.open(name, per_group > 0 ? groups.count() * per_group : capacity);

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "../core/options.hpp"
@@ -28,8 +27,8 @@ struct Reservoir {
   void describe(Options& o) { o("capacity", capacity, at_least(0), "rows in all"); }
 
   /// Destinations in [0, capacity] for rows in stream order; slot `capacity` rejects.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     slots.open(name, capacity);
     auto n = slots.seen();
     return slots.plan(labels, tasks, generator, [&](auto, auto, Generator row) {

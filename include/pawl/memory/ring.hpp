@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "../core/options.hpp"
@@ -37,8 +36,8 @@ struct Ring {
   }
 
   /// Destinations in [0, slots.capacity()] for rows in stream order; the last slot rejects.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     require(per_group >= 0, name, ": per_group is ", per_group, " but must be >= 0");
     require_tasks(name, by, labels, tasks);
     slots.open(name, per_group > 0 ? groups.count() * per_group : capacity);
@@ -98,8 +97,8 @@ struct SlidingWindow {
   void describe(Options& o) { o("capacity", capacity, at_least(0), "rows in all"); }
 
   /// Destinations in [0, capacity] for rows in stream order: row number modulo capacity.
-  std::vector<std::int64_t> place(std::span<std::int64_t const> labels, Generator generator,
-                                  std::span<std::int64_t const> tasks = {}) {
+  std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
+                                  at::IntArrayRef tasks = {}) {
     slots.open(name, capacity);
     auto n = slots.seen();
     return slots.plan(labels, tasks, generator, [&](auto, auto, Generator) {

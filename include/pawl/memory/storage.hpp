@@ -5,7 +5,6 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -62,8 +61,7 @@ class Slots {
   /// slot or -1; the generator is that of the row. Returns destinations in [0, M]; where two rows
   /// got the same slot, the later one keeps it.
   std::vector<std::int64_t> plan(
-      std::span<std::int64_t const> labels, std::span<std::int64_t const> tasks,
-      Generator generator,
+      at::IntArrayRef labels, at::IntArrayRef tasks, Generator generator,
       c10::function_ref<std::int64_t(std::int64_t, std::int64_t, Generator)> place);
 
   /// Throws unless the rows are complete and of the kind that is stored.
@@ -91,8 +89,8 @@ class Slots {
   std::int64_t seen_ = 0;
 };
 
-/// A host column of whole numbers as a span; empty where undefined.
-inline std::span<std::int64_t const> host_span(Tensor const& column) {
+/// The numbers of an int64 column on the host; none where it is undefined.
+inline at::IntArrayRef host_column(Tensor const& column) {
   if (!column.defined()) return {};
   return {column.data_ptr<std::int64_t>(), static_cast<std::size_t>(column.numel())};
 }
@@ -106,7 +104,7 @@ void insert_planned(M& memory, Rows const& rows, Generator generator) {
   if (rows.size() == 0) return;
   auto const labels = rows.labels.contiguous();
   auto const tasks = rows.task.defined() ? rows.task.contiguous() : Tensor();
-  memory.slots.write(rows, memory.place(host_span(labels), generator, host_span(tasks)));
+  memory.slots.write(rows, memory.place(host_column(labels), generator, host_column(tasks)));
 }
 
 inline void Slots::check(char const* owner, Rows const& rows) const {
@@ -158,10 +156,10 @@ inline void Slots::share_labels() {
 inline std::vector<std::int64_t> Slots::held() const {
   std::vector<std::int64_t> slots;
   slots.reserve(static_cast<std::size_t>(size()));
-  auto free = free_.rbegin();  // ascending
+  auto free = free_.size();  // from its end on: ascending
   for (std::int64_t slot = 0; slot < next_; ++slot) {
-    if (free != free_.rend() && *free == slot) {
-      ++free;
+    if (free > 0 && free_[free - 1] == slot) {
+      --free;
     } else {
       slots.push_back(slot);
     }
@@ -212,7 +210,7 @@ inline void Slots::release(std::int64_t slot) {
 }
 
 inline std::vector<std::int64_t> Slots::plan(
-    std::span<std::int64_t const> labels, std::span<std::int64_t const> tasks, Generator generator,
+    at::IntArrayRef labels, at::IntArrayRef tasks, Generator generator,
     c10::function_ref<std::int64_t(std::int64_t, std::int64_t, Generator)> place) {
   require(tasks.empty() || tasks.size() == labels.size(), "a memory was given ", labels.size(),
           " labels but ", tasks.size(), " task ids");

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <map>
 #include <ostream>
 #include <string>
 
@@ -27,11 +26,14 @@ struct Jsonl {
     out << "{\"experience\":" << c.index << ",\"epoch\":" << c.epoch << ",\"step\":" << c.step - 1
         << ",\"loss\":" << number(c.task_loss) << ",\"penalties\":{";
     char const* separator = "";
-    std::map<std::string, int> count;
-    for (auto const& [name, value] : c.penalties) {
-      auto const number_of_name = ++count[name];
-      auto const key = number_of_name == 1 ? name : name + std::to_string(number_of_name);
-      out << separator << detail::json_string(key) << ":" << number(value);
+    for (auto const& penalty : c.penalties) {
+      int number_of_name = 1;
+      for (auto const* before = c.penalties.data(); before != &penalty; ++before) {
+        if (before->first == penalty.first) ++number_of_name;
+      }
+      auto key = penalty.first;
+      if (number_of_name > 1) key += std::to_string(number_of_name);
+      out << separator << detail::json_string(key) << ":" << number(penalty.second);
       separator = ",";
     }
     out << "}}\n";

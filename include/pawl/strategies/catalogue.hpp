@@ -20,24 +20,24 @@ inline namespace v0 {
 
 /// A strategy that can be chosen by name.
 struct StrategyEntry {
-  std::string name;
-  std::string about;
+  char const* name;
+  char const* about;
   AnyStrategy (*make)();
 };
 
 template <class S>
-StrategyEntry strategy_entry() {
+constexpr StrategyEntry strategy_entry() {
   return {S::name, S::about, [] { return AnyStrategy(S{}); }};
 }
 
 /// Every strategy of pawl, with its defaults. A strategy of yours works without an entry; one is
 /// only needed to choose it by name.
-inline std::vector<StrategyEntry> const& strategy_catalogue() {
-  static std::vector<StrategyEntry> const all{
-      strategy_entry<Ewc>(),         strategy_entry<Si>(),     strategy_entry<Mas>(),
-      strategy_entry<Lwf>(),         strategy_entry<Replay>(), strategy_entry<Der>(),
-      strategy_entry<DerPlusPlus>(), strategy_entry<ErAce>(),  strategy_entry<AGem>(),
-      strategy_entry<Ncm>()};
+inline c10::ArrayRef<StrategyEntry> strategy_catalogue() {
+  static constexpr StrategyEntry all[] = {strategy_entry<Ewc>(),         strategy_entry<Si>(),
+                                          strategy_entry<Mas>(),         strategy_entry<Lwf>(),
+                                          strategy_entry<Replay>(),      strategy_entry<Der>(),
+                                          strategy_entry<DerPlusPlus>(), strategy_entry<ErAce>(),
+                                          strategy_entry<AGem>(),        strategy_entry<Ncm>()};
   return all;
 }
 

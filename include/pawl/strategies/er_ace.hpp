@@ -96,7 +96,7 @@ struct ErAce {
   /// A replayed row has occurred in a batch too. This matters for a memory that was filled
   /// elsewhere.
   void note_replayed() {
-    for (auto const label : host_span(drawn.labels)) {
+    for (auto const label : host_column(drawn.labels)) {
       auto const at = std::lower_bound(replayed.begin(), replayed.end(), label);
       if (at == replayed.end() || *at != label) replayed.insert(at, label);
     }

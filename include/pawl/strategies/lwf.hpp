@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -81,11 +80,7 @@ struct Lwf {
   void state(Archive& a) {
     a.part("teacher", teacher);
     a("known", known);
-    std::vector<std::int64_t> tasks;
-    for (auto const& task : known_tasks) tasks.push_back(task.first);
-    a("known_tasks", tasks);
-    if (a.loading()) known_tasks.clear();
-    for (auto const task : tasks) a("known_task" + std::to_string(task), known_tasks[task]);
+    a.part("known_tasks", known_tasks);
   }
 
   /// Sum over the rows of KL(softmax(old / T) || softmax(z / T)) over the given columns, ascending
@@ -100,8 +95,7 @@ struct Lwf {
   // State: written by the hooks.
   Snapshot teacher{};                 ///< empty: nothing to keep yet
   std::vector<std::int64_t> known{};  ///< classes the teacher was taught, ascending
-  /// Labels, ascending, of each task taught in finished experiences.
-  std::map<std::int64_t, std::vector<std::int64_t>> known_tasks{};
+  TaskLabels known_tasks{};           ///< labels of each task taught in finished experiences
   std::optional<bool> heads_alone{};  ///< whether one pass serves all heads; tried out when needed
 
  private:
@@ -156,8 +150,8 @@ struct Lwf {
     auto const now = each_head(c, c.batch.x);
     auto sum = torch::zeros({}, c.logits.options());
     std::size_t k = 0;
-    for (auto const& task : known_tasks) {
-      sum = sum + divergence(now[k].narrow(0, 0, n), old[k], task.second);
+    for (auto const task : known_tasks.tasks()) {
+      sum = sum + divergence(now[k].narrow(0, 0, n), old[k], known_tasks.of(task));
       ++k;
     }
     return sum;
@@ -170,11 +164,11 @@ struct Lwf {
     if (*heads_alone) {
       NoiseScope noise(noise_of_step(c), c.arena.device());
       auto const phi = c.model.features(x);
-      for (auto const& task : known_tasks) all.push_back(only_head(c)->logits(task.first, phi));
+      for (auto const task : known_tasks.tasks()) all.push_back(only_head(c)->logits(task, phi));
     } else {
-      for (auto const& task : known_tasks) {
+      for (auto const task : known_tasks.tasks()) {
         NoiseScope noise(noise_of_step(c), c.arena.device());
-        all.push_back(c.forward(x, all_of(task.first, x)));
+        all.push_back(c.forward(x, all_of(task, x)));
       }
     }
     c.model.route(c.batch.task);
@@ -189,7 +183,7 @@ struct Lwf {
     NoiseScope noise(noise_of_step(c), c.arena.device());
     auto const phi = c.model.features(x);
     if (phi.dim() != 2 || phi.size(1) != head->weights.front().size(1)) return false;
-    auto const task = known_tasks.begin()->first;
+    auto const task = known_tasks.tasks().front();
     return head->logits(task, phi).equal(c.forward(x, all_of(task, x)));
   }
 

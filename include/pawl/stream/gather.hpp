@@ -1,7 +1,7 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,8 +30,7 @@ inline std::shared_ptr<Source const> gathered(std::shared_ptr<Source const> inne
   auto const wanted = torch::tensor(table, torch::kInt64);
   auto const columns = wanted.clamp_min(0).to(inner->device);
   auto const outside = wanted.lt(0).any().item<bool>() ? wanted.lt(0).to(inner->device) : Tensor{};
-  std::vector<std::int32_t> bytes;
-  for (auto const j : table) bytes.push_back(static_cast<std::int32_t>(j < 0 ? width : j));
+  auto const bytes = wanted.masked_fill(wanted.lt(0), width).to(torch::kInt32);
 
   auto source = std::make_shared<Source>(*inner);
   source->name = std::move(name);
@@ -49,11 +48,11 @@ inline std::shared_ptr<Source const> gathered(std::shared_ptr<Source const> inne
     auto const* const from = stored.data_ptr<std::uint8_t>();
     auto* const to = out.data_ptr<std::uint8_t>();
     at::parallel_for(0, n, 256, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<std::uint8_t> row(static_cast<std::size_t>(width) + 1);  // a zero at its end
+      std::string row(static_cast<std::size_t>(width) + 1, '\0');  // a zero at its end
+      auto const* const index = bytes.data_ptr<std::int32_t>();
       for (auto i = begin; i < end; ++i) {
-        std::copy_n(from + i * width, width, row.begin());
-        auto const* const in = row.data();
-        auto const* const index = bytes.data();
+        std::memcpy(row.data(), from + i * width, static_cast<std::size_t>(width));
+        auto const* const in = reinterpret_cast<std::uint8_t const*>(row.data());
         auto* const result = to + i * width;
         for (std::int64_t j = 0; j < width; ++j) result[j] = in[index[j]];
       }

@@ -13,13 +13,6 @@ inline namespace v0 {
 
 namespace detail {
 
-/// Adds labels that are not yet among `classes`, which stay sorted.
-inline void add_classes(std::vector<std::int64_t>& classes, std::vector<std::int64_t> const& more) {
-  classes.insert(classes.end(), more.begin(), more.end());
-  std::sort(classes.begin(), classes.end());
-  classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
-}
-
 inline bool same_set(Dataset const& a, Dataset const& b) {
   return a.source == b.source && a.rows.is_same(b.rows) && a.labels.is_same(b.labels);
 }
@@ -34,7 +27,7 @@ inline Stream joint(Stream const& stream) {
   Experience all{.classes = {}, .train = {}, .test = {}};
   std::vector<Dataset> train, test;
   for (auto const& experience : stream) {
-    detail::add_classes(all.classes, experience.classes);
+    insert_sorted(all.classes, experience.classes);
     train.push_back(experience.train);
     auto const shared = [&](Dataset const& set) { return detail::same_set(set, experience.test); };
     if (std::none_of(test.begin(), test.end(), shared)) test.push_back(experience.test);
@@ -56,7 +49,7 @@ inline Stream cumulative(Stream const& stream) {
   std::vector<std::int64_t> classes;
   for (auto& experience : result.experiences) {
     train.push_back(experience.train);
-    detail::add_classes(classes, experience.classes);
+    insert_sorted(classes, experience.classes);
     experience.train = concatenate(train);
     experience.classes = classes;
   }

@@ -39,7 +39,7 @@ namespace detail {
 inline std::vector<std::int64_t> present_classes(Tensor const& labels) {
   auto const* const begin = labels.data_ptr<std::int64_t>();
   std::vector<std::int64_t> classes;
-  add_classes(classes, {begin, begin + labels.numel()});
+  insert_sorted(classes, {begin, begin + labels.numel()});
   return classes;
 }
 

@@ -77,14 +77,17 @@ inline std::shared_ptr<Source const> rotated(std::shared_ptr<Source const> inner
     return gathered(inner, detail::nearest_table(shape[0], shape[1], shape[2], degrees), name);
   }
   struct Turned {
-    std::once_flag once;
+    std::mutex mutex;
     Tensor images;
   };
   auto turned = std::make_shared<Turned>();
   auto source = std::make_shared<Source>(*inner);
   source->name = std::move(name);
   source->read = [inner, degrees, turned](Tensor const& rows, Tensor& out) {
-    std::call_once(turned->once, [&] { turned->images = rotate(read_all(*inner), degrees); });
+    {
+      std::lock_guard<std::mutex> const alone(turned->mutex);
+      if (!turned->images.defined()) turned->images = rotate(read_all(*inner), degrees);
+    }
     at::index_select_out(out, turned->images, 0, rows.to(turned->images.device()));
   };
   return source;
