@@ -11,8 +11,7 @@
 #include <vector>
 
 #include "../engine/arena.hpp"
-#include "../engine/chain.hpp"
-#include "../engine/image_layout.hpp"
+#include "../engine/fast_paths.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/plan.hpp"
 #include "archive.hpp"
@@ -39,12 +38,7 @@ class Context {
   Training training;
   Seed seed;
   double learning_rate = 0;  ///< of the present step
-  CompiledChain chain;       ///< the model without autograd's graph, where it is a chain of layers
-  CompiledChain side_chain;  ///< the same with buffers of its own, for gradients on the side
-  ImageLayout images;        ///< how images lie in memory
-  std::int64_t tried =
-      -1;  ///< total_steps when the model was last tried out; -1: not since it changed
-  bool chain_agreed = false;  ///< with the model's own forward, in that trial
+  FastPaths fast;            ///< ways around the model's own forward and backward
 
   Tensor const& weights() const { return arena.weights(); }  ///< [P]
   Tensor const& gradient() { return arena.gradient(); }      ///< [P]; edits reach the optimizer
@@ -91,9 +85,7 @@ class Context {
   /// How steps are computed: "compiled", "reference", or "reference: " and why not compiled;
   /// "channels_last: " where images are laid out so.
   std::string engine() const {
-    if (training.engine == Engine::reference) return "reference";
-    if (chain.compiled()) return "compiled";
-    return (images.channels_last() ? "channels_last: " : "reference: ") + chain.obstacle();
+    return training.engine == Engine::reference ? "reference" : fast.text();
   }
 
   /// The slice of n rows (of a draw for the whole step) that belongs to the present shard.
@@ -111,7 +103,7 @@ class Context {
 
   /// Network inputs [n, ...] of stored rows.
   Tensor inputs(Tensor const& stored) const {
-    return images(train.normalise(stored.to(arena.device()), arena.dtype()));
+    return fast.images(train.normalise(stored.to(arena.device()), arena.dtype()));
   }
 
   /// Logits of inputs; `tasks` [n] int64 (host) where rows have task ids.
@@ -225,7 +217,7 @@ inline void Context::state(Archive& a) {
   std::vector<std::int64_t> ever(ever_active.begin(), ever_active.end());
   a("ever_active", ever);
   ever_active.assign(ever.begin(), ever.end());
-  a.part("images", images);
+  a.part("images", fast.images);
 }
 
 inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
@@ -287,19 +279,19 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   std::optional<BufferScope> buffers;
   if (train_mode) buffers.emplace(*model.module);
   auto const x = inputs(rows.stored);
-  auto const compiled = side_chain.takes(x);
+  auto& chain = fast.side_chain;
+  auto const compiled = chain.takes(x);
   std::optional<NoiseScope> noise;  // a chain draws nothing
   if (!compiled) noise.emplace(generator("model.aux"), arena.device());
   torch::AutoGradMode grad(true);
-  auto const logits = compiled ? side_chain.forward(x) : forward(x, rows.task);
+  auto const logits = compiled ? chain.forward(x) : forward(x, rows.task);
   auto const z = active_logits(logits, rows.labels, rows.task, 0);
   auto const loss = at::cross_entropy_loss(z, rows.y);
   if (compiled) {
     if (used) used->assign(arena.parameters().size(), true);
     auto flat = torch::zeros_like(arena.weights());
-    side_chain.backward(
-        torch::autograd::grad({loss}, {side_chain.leaf()}).front(),
-        [&](std::size_t i, auto const& f) { f(arena.parameter_view(flat, i), false); });
+    chain.backward(torch::autograd::grad({loss}, {chain.leaf()}).front(),
+                   [&](std::size_t i, auto const& f) { f(arena.parameter_view(flat, i), false); });
     return flat;
   }
   auto const gradients = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);

@@ -106,7 +106,7 @@ class Learner {
     require(x.defined() && x.dim() >= 1 && x.size(0) > 0,
             "scores: give inputs [N, ...] with at least one row");
     ModeScope mode(*c.model.module, false);
-    auto const inputs = c.images(x.to(c.arena.device(), c.arena.dtype()));
+    auto const inputs = c.fast.images(x.to(c.arena.device(), c.arena.dtype()));
     c.model.route(tasks);
     if (strategies_.has_scores) return strategies_.scores(c, inputs);
     return c.model.forward(inputs);
@@ -321,24 +321,20 @@ class Learner {
     auto& c = context_;
     auto const layout = c.arena.layout();
     if (!c.arena.ensure(*c.model.module)) return;
-    c.tried = -1;
-    c.images = {};
+    c.fast = {};
     c.model.find_heads();
     follow(layout);
     if (c.experience != nullptr) compile();
   }
 
-  /// Looks whether the model can be run without autograd's graph.
+  /// Looks for ways to run the model faster.
   void compile() {
     auto& c = context_;
-    c.chain = c.side_chain = {};
     if (c.training.engine == Engine::reference) {
-      c.images = {};
-      c.tried = -1;
-      return;
+      c.fast = {};
+    } else {
+      c.fast.look(*c.model.module, c.arena);
     }
-    c.chain.compile(*c.model.module, c.arena);
-    c.side_chain.compile(*c.model.module, c.arena);
   }
 
   /// Moves all that is stored per parameter from another layout to that of the arena.

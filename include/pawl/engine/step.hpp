@@ -121,11 +121,13 @@ class Step {
       noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard),
                     c.arena.device());
     }
-    if (c.step == 0 && c.shard == 0) try_out();
+    if (c.step == 0 && c.shard == 0 && c.training.engine != Engine::reference) {
+      c.fast.try_out(c.model, c.batch.x, c.batch.task, c.total_steps);
+      c.batch.x = c.fast.images(c.batch.x);
+    }
     c.model.route(c.batch.task);
-    compiled_ = c.chain.takes(c.batch.x);
-    if (compiled_ && !c.chain.verified()) compare_forward();
-    c.logits = compiled_ ? c.chain.forward(c.batch.x) : c.model.forward(c.batch.x);
+    compiled_ = c.fast.compiled(c.model, c.batch.x);
+    c.logits = compiled_ ? c.fast.chain.forward(c.batch.x) : c.model.forward(c.batch.x);
     draws = draws || (noise && noise->drawn());
     // Without heads that grow, labels of the whole experience can be told from its first step.
     auto const first = !std::exchange(looked_, true) && c.model.heads.empty();
@@ -137,28 +139,6 @@ class Step {
     if (c.training.shards > 1) {
       c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));
     }
-  }
-
-  /// The first step of an experience tries the model out, unless that was just done: experiences
-  /// may be as short as a step.
-  void try_out() {
-    if (c.training.engine == Engine::reference) return;
-    lately_ = c.tried >= 0 && c.total_steps - c.tried < 100;
-    if (lately_) return;
-    c.tried = c.total_steps;
-    c.images.decide(c.model, c.batch.x, c.batch.task);
-    c.batch.x = c.images(c.batch.x);
-  }
-
-  /// Whether the module's own forward is that of its layers.
-  void compare_forward() {
-    if (lately_ && c.tried >= 0 && c.chain_agreed) return c.chain.verify();
-    torch::NoGradGuard no_grad;
-    auto const own = c.model.forward(c.batch.x), z = c.chain.forward(c.batch.x);
-    compiled_ = c.chain_agreed = own.sizes() == z.sizes() && z.allclose(own, 1e-3, 1e-5, true);
-    if (compiled_) return c.chain.verify();
-    c.chain.refuse("the model's forward is more than its chain of layers");
-    c.side_chain = {};
   }
 
   /// Leaves the gradient of loss + penalties with the parameters.
@@ -175,9 +155,9 @@ class Step {
     }
     total.backward();
     c.arena.note_active();
-    if (compiled_ && c.chain.leaf().grad().defined()) {
-      c.chain.backward(c.chain.leaf().grad(),
-                       [&](std::size_t i, auto const& f) { c.arena.write_gradient(i, f); });
+    if (compiled_ && c.fast.chain.leaf().grad().defined()) {
+      c.fast.chain.backward(c.fast.chain.leaf().grad(),
+                            [&](std::size_t i, auto const& f) { c.arena.write_gradient(i, f); });
       c.arena.seal();
     }
     if (strategies.wants_task_gradient && penalties.empty()) {
@@ -195,13 +175,13 @@ class Step {
   /// The gradient [P] of one loss; its graph is kept.
   Tensor gradient_of(Tensor const& loss) const {
     auto sources = c.arena.parameters();
-    if (compiled_) sources.push_back(c.chain.leaf());
+    if (compiled_) sources.push_back(c.fast.chain.leaf());
     auto gradients = torch::autograd::grad({loss}, sources, {}, true, false, true);
     auto const at_logits = gradients.back();
     gradients.resize(c.arena.parameters().size());
     auto const flat = c.arena.pack(gradients);
     if (compiled_ && at_logits.defined()) {
-      c.chain.backward(at_logits, [&](std::size_t i, auto const& f) {
+      c.fast.chain.backward(at_logits, [&](std::size_t i, auto const& f) {
         f(c.arena.parameter_view(flat, i), true);
       });
     }
@@ -262,7 +242,6 @@ class Step {
   Opt& optimizer;
   TreeSum losses_, gradients_, task_gradients_;
   bool looked_ = false;    ///< at the labels of the experience
-  bool lately_ = false;    ///< the model was tried out in a step shortly before this experience
   bool compiled_ = false;  ///< the present shard's logits come from the compiled chain
 };
 

@@ -56,7 +56,7 @@ struct Si {
 
   void after_step(Context& c) {
     auto const& g = gradient == Gradient::task ? c.task_gradient : c.gradient();
-    omega.addcmul_(g, c.weights() - before, -1);
+    omega.addcmul_(g, before.sub_(c.weights()));  // no new memory: g * (before - after)
   }
 
   void end(Context& c, Experience const&) {
@@ -77,7 +77,7 @@ struct Si {
   // State: written by the hooks.
   Tensor omega{};   ///< [P] path integral of the present experience
   Tensor start{};   ///< [P] weights at its beginning
-  Tensor before{};  ///< [P] weights before the present step
+  Tensor before{};  ///< [P] weights before the present step; after it, what it took off them
 };
 
 }  // namespace v0

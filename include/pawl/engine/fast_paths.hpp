@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "../core/model.hpp"
+#include "arena.hpp"
+#include "chain.hpp"
+#include "image_layout.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// What was found out about a model that makes its steps faster. Each way is tried out beside the
+/// model's own forward before it is taken, and changes no more than the last bits of what is
+/// learned.
+class FastPaths {
+ public:
+  CompiledChain chain;       ///< the model without autograd's graph, where it is a chain of layers
+  CompiledChain side_chain;  ///< the same with buffers of its own, for gradients on the side
+  ImageLayout images;        ///< how images lie in memory
+
+  /// Looks for a chain in a module; at the start of an experience, and when parameters have moved.
+  void look(nn::Module const& module, Arena const& arena) {
+    chain = {}, side_chain = {};
+    chain.compile(module, arena);
+    side_chain.compile(module, arena);
+    lately_ = false;
+  }
+
+  /// Tries the model out on the inputs of an experience's first step, `now` steps after the learner
+  /// was made. Not again within 100 steps: experiences may be as short as a step.
+  void try_out(Model const& model, Tensor const& x, Tensor const& tasks, std::int64_t now) {
+    lately_ = tried_ >= 0 && now - tried_ < 100;
+    if (lately_) return;
+    tried_ = now;
+    images.decide(model, x, tasks);
+  }
+
+  /// Whether inputs go through the chain, which is compared with the model's own forward first.
+  bool compiled(Model const& model, Tensor const& x) {
+    if (!chain.takes(x)) return false;
+    if (chain.verified()) return true;
+    if (!(lately_ && agreed_)) compare(model, x);
+    if (agreed_) {
+      chain.verify();
+    } else {
+      chain.refuse("the model's forward is more than its chain of layers");
+      side_chain = {};
+    }
+    return agreed_;
+  }
+
+  /// "compiled", or how images lie and why it is not.
+  std::string text() const {
+    if (chain.compiled()) return "compiled";
+    return (images.channels_last() ? "channels_last: " : "reference: ") + chain.obstacle();
+  }
+
+ private:
+  void compare(Model const& model, Tensor const& x) {
+    torch::NoGradGuard no_grad;
+    auto const own = model.forward(x), z = chain.forward(x);
+    agreed_ = own.sizes() == z.sizes() && z.allclose(own, 1e-3, 1e-5, true);
+  }
+
+  std::int64_t tried_ = -1;  // when the model was last tried out; -1: not since it changed
+  bool lately_ = false;      // that was shortly before this experience
+  bool agreed_ = false;      // the chain with the model's own forward, when last compared
+};
+
+}  // namespace v0
+}  // namespace pawl
