@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <locale>
 #include <string>
 #include <utility>
 #include <vector>
@@ -719,6 +720,21 @@ TEST_CASE("numbers of options read back to the bit, and nothing else passes for 
   }
 }
 
+TEST_CASE("numbers of options do not depend on the program's locale") {
+  struct Comma : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  auto const found = std::locale::global(std::locale(std::locale(), new Comma));
+  double real = 0;
+  CHECK(number_text(12345.5) == "12345.5");
+  CHECK(read_number("0.25", real));
+  CHECK(real == 0.25);
+  CHECK_FALSE(read_number("0,25", real));
+  std::locale::global(found);
+}
+
 TEST_CASE("labels of tasks are kept apart, ascending and once") {
   TaskLabels labels;
   CHECK(labels.empty());
@@ -736,6 +752,10 @@ TEST_CASE("labels of tasks are kept apart, ascending and once") {
   TaskLabels loaded;
   loaded.state(load);
   CHECK(loaded == labels);
+  Archive cut(Archive::Mode::load);
+  cut.tensors.insert("tasks", torch::tensor({0, 0}, torch::kInt64));
+  cut.tensors.insert("labels", torch::tensor({1}, torch::kInt64));
+  CHECK(contains(message_of([&] { loaded.state(cut); }), "2 task ids for 1 labels"));
 }
 
 TEST_CASE("a state that is listed twice under one name is refused") {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "archive.hpp"
@@ -16,8 +15,7 @@ inline namespace v0 {
 class TaskLabels {
  public:
   void add(std::int64_t task, std::int64_t label) {
-    auto const begin = std::lower_bound(tasks_.begin(), tasks_.end(), task) - tasks_.begin();
-    auto const end = std::upper_bound(tasks_.begin(), tasks_.end(), task) - tasks_.begin();
+    auto const [begin, end] = range(task);
     auto const place = std::lower_bound(labels_.begin() + begin, labels_.begin() + end, label);
     if (place != labels_.begin() + end && *place == label) return;
     tasks_.insert(tasks_.begin() + (place - labels_.begin()), task);
@@ -34,19 +32,29 @@ class TaskLabels {
   }
   /// The labels of a task, ascending; none where it is not known.
   std::vector<std::int64_t> of(std::int64_t task) const {
-    auto const begin = std::lower_bound(tasks_.begin(), tasks_.end(), task) - tasks_.begin();
-    auto const end = std::upper_bound(tasks_.begin(), tasks_.end(), task) - tasks_.begin();
+    auto const [begin, end] = range(task);
     return {labels_.begin() + begin, labels_.begin() + end};
   }
 
   void state(Archive& a) {
     a("tasks", tasks_);
     a("labels", labels_);
+    require(tasks_.size() == labels_.size(), "the checkpoint has ", tasks_.size(), " task ids for ",
+            labels_.size(), " labels; use another copy");
   }
 
   bool operator==(TaskLabels const&) const = default;
 
  private:
+  struct Range {
+    std::ptrdiff_t begin, end;
+  };
+  /// Where the pairs of a task lie.
+  Range range(std::int64_t task) const {
+    return {std::lower_bound(tasks_.begin(), tasks_.end(), task) - tasks_.begin(),
+            std::upper_bound(tasks_.begin(), tasks_.end(), task) - tasks_.begin()};
+  }
+
   std::vector<std::int64_t> tasks_, labels_;  // pairs, ascending
 };
 
