@@ -5,6 +5,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/record_function.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/FunctionRef.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/engine.h>
@@ -18,6 +20,17 @@
 #include <torch/serialize/archive.h>
 #include <torch/types.h>
 #include <torch/utils.h>
+
+// Graphs of recorded work: of devices that register theirs (in LibTorch 2.13 CUDA does not), and of
+// CUDA, where this LibTorch has it.
+#if __has_include(<ATen/core/GraphImplInterface.h>)
+#define PAWL_ANY_GRAPH 1
+#include <ATen/core/GraphImplInterface.h>
+#endif
+#if __has_include(<c10/cuda/impl/cuda_cmake_macros.h>) && __has_include(<cuda_runtime_api.h>)
+#define PAWL_CUDA_GRAPH 1
+#include <ATen/cuda/CUDAGraph.h>
+#endif
 
 namespace pawl {
 inline namespace v0 {

@@ -3,29 +3,22 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <torch/nn/modules/activation.h>
-#include <torch/nn/modules/dropout.h>
-#include <pawl/core/any_learner.hpp>
-#include <pawl/core/optimizer_catalogue.hpp>
-#include <pawl/heads/growing.hpp>
-#include <pawl/heads/multi_head.hpp>
 #include <pawl/importance/fisher.hpp>
 #include <pawl/importance/sensitivity.hpp>
-#include <pawl/metrics/evaluate.hpp>
 #include <pawl/models/slim_resnet18.hpp>
 #include <pawl/models/small_cnn.hpp>
-#include <pawl/strategies/catalogue.hpp>
+
+#include "toy.hpp"
 
 #include <ATen/Context.h>
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
 using namespace pawl;
+using namespace toy;
 
 namespace {
 
@@ -33,105 +26,6 @@ bool without_cuda() {
   if (at::hasCUDA()) return false;
   std::puts("not run: LibTorch finds no CUDA device");
   return true;
-}
-
-/// Images of 8x8 bytes in four classes, two per experience.
-Stream images(Scenario scenario = Scenario::classes) {
-  Stream stream{"images", scenario, scenario == Scenario::task ? 2 : 4, {}};
-  for (std::int64_t e = 0; e < 2; ++e) {
-    auto const y = torch::arange(60, torch::kInt64) % 2;
-    auto const label = scenario == Scenario::task ? y : y + 2 * e;
-    auto x = torch::empty({60, 1, 8, 8}, torch::kFloat64);
-    fill_uniform(x, 0, 90, Seed{11}.generator("images", e));
-    for (std::int64_t i = 0; i < 60; ++i) {
-      x[i][0].select(0, (y[i].item<std::int64_t>() + 2 * e) * 2).add_(120);
-    }
-    auto experience = make_experience(x.to(torch::kUInt8), label, {}, e,
-                                      scenario == Scenario::task ? e : std::int64_t{-1});
-    experience.train.normalise.scale = experience.test.normalise.scale = 1.0 / 255;
-    stream.experiences.push_back(std::move(experience));
-  }
-  return stream;
-}
-
-nn::Sequential network(std::string const& kind, torch::Dtype dtype) {
-  nn::Sequential net;
-  net->push_back(nn::Flatten());
-  // A bias in front of BatchNorm has no gradient but rounding noise, which Adam would make weights
-  // of.
-  net->push_back(nn::Linear(nn::LinearOptions(64, 24).bias(kind != "norm")));
-  if (kind == "norm") net->push_back(nn::BatchNorm1d(24));
-  net->push_back(nn::Tanh());
-  if (kind == "noise") net->push_back(nn::Dropout(0.3));
-  if (kind == "growing") {
-    net->push_back(GrowingHead(24));
-  } else if (kind == "multi") {
-    net->push_back(MultiHead(24, 2));
-  } else {
-    net->push_back(nn::Linear(24, 4));
-  }
-  std::int64_t i = 0;
-  for (auto& p : net->parameters()) fill_normal(p, 0, 0.3, Seed{3}.generator("net", i++));
-  net->to(dtype);
-  return net;
-}
-
-AnyStrategy configured(std::string const& name) {
-  auto strategy = make_strategy(name);
-  for (auto const& option : options_of(strategy).all()) {
-    if (option.name == "capacity") set_option(strategy, "capacity", "30");
-    if (option.name == "strength") set_option(strategy, "strength", "0.5");
-  }
-  return strategy;
-}
-
-AnyLearner learner_of(nn::Sequential net, torch::Device device, std::vector<AnyStrategy> strategies,
-                      AnyOptimizer optimizer) {
-  net->to(device);
-  AnyLearner learner{Model(net), std::move(optimizer), StrategyList(std::move(strategies))};
-  learner.seed({4});
-  return learner;
-}
-
-/// Losses of every step, on the host.
-struct Losses {
-  std::vector<double> values;
-  void step(Context const& c) { values.push_back(c.task_loss.item<double>()); }
-};
-
-struct Run {
-  std::vector<double> losses;
-  Tensor weights;
-  std::vector<double> accuracy;
-};
-
-Run run(std::string const& strategy, std::string const& kind, torch::Device device,
-        torch::Dtype dtype, AnyOptimizer optimizer, Training const& training) {
-  auto const stream = images(kind == "multi" ? Scenario::task : Scenario::classes);
-  std::vector<AnyStrategy> strategies;
-  if (strategy != "naive") strategies.push_back(configured(strategy));
-  auto learner =
-      learner_of(network(kind, dtype), device, std::move(strategies), std::move(optimizer));
-  Losses losses;
-  Run result;
-  for (auto const& experience : stream) learner.fit(experience, training, losses);
-  result.accuracy = evaluate(learner, stream).accuracy;
-  result.losses = std::move(losses.values);
-  result.weights = learner.context().weights().to(torch::kCPU, torch::kFloat64);
-  return result;
-}
-
-std::vector<std::string> all_strategies() {
-  auto names = strategy_names();
-  names.emplace_back("naive");
-  return names;
-}
-
-double distance(Tensor const& a, Tensor const& b) { return (a - b).abs().max().item<double>(); }
-
-std::string bytes_of(std::filesystem::path const& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 }  // namespace
@@ -160,6 +54,26 @@ TEST_CASE("every strategy computes on CUDA what it computes on the host") {
           CHECK(distance(cuda.weights, host.weights) < 1e-7);
           CHECK(cuda.accuracy == host.accuracy);
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("every strategy learns the same bits captured as step by step on CUDA") {
+  if (without_cuda()) return;
+  for (auto const& name : all_strategies()) {
+    for (std::string const kind : {"linear", "norm", "growing"}) {
+      for (std::string const optimizer : {"sgd", "momentum", "adam"}) {
+        INFO("strategy: ", name, ", network: ", kind, ", optimizer: ", optimizer);
+        Training training{.epochs = 4, .batch_size = 14};
+        auto const captured =
+            run(name, kind, torch::kCUDA, torch::kFloat32, optimizer_named(optimizer), training);
+        training.engine = Engine::eager;
+        auto const eager =
+            run(name, kind, torch::kCUDA, torch::kFloat32, optimizer_named(optimizer), training);
+        CHECK(captured.engine.rfind("captured, ", 0) == 0);
+        CHECK(captured.weights.equal(eager.weights));
+        CHECK(captured.losses == eager.losses);
       }
     }
   }

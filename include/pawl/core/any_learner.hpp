@@ -48,11 +48,15 @@ class AnyStrategy {
     virtual bool owns_loss() const = 0;
     virtual bool owns_scores() const = 0;
     virtual bool needs_own_gradient() const = 0;
+    virtual bool decides_on_host() const = 0;
     virtual void describe(Options&) = 0;
     virtual void check_values() = 0;
     virtual void begin(Context&, Experience const&) = 0;
     virtual Dataset enlarge(Context&, Dataset) = 0;
     virtual Batch extend(Context&, Batch) = 0;
+    virtual Batch plan_batch(Context&, Batch) = 0;
+    virtual void plan_end_of_step(Context&) = 0;
+    virtual std::vector<std::string> not_capturable() const = 0;
     virtual Tensor loss(Context&) = 0;
     virtual std::vector<std::pair<std::string, Tensor>> penalties(Context&) = 0;
     virtual void closed_form_values(Context&) = 0;
@@ -75,11 +79,15 @@ class AnyStrategy {
     bool owns_loss() const override { return Set::has_loss; }
     bool owns_scores() const override { return Set::has_scores; }
     bool needs_own_gradient() const override { return Set::wants_task_gradient; }
+    bool decides_on_host() const override { return Set::plans_ahead; }
     void describe(Options& o) override { Set::describe(o); }
     void check_values() override { Set::check_values(); }
     void begin(Context& c, Experience const& e) override { Set::begin(c, e); }
     Dataset enlarge(Context& c, Dataset d) override { return Set::enlarge(c, std::move(d)); }
     Batch extend(Context& c, Batch b) override { return Set::extend(c, std::move(b)); }
+    Batch plan_batch(Context& c, Batch b) override { return Set::plan_batch(c, std::move(b)); }
+    void plan_end_of_step(Context& c) override { Set::plan_end_of_step(c); }
+    std::vector<std::string> not_capturable() const override { return Set::not_capturable(); }
     Tensor loss(Context& c) override { return Set::loss(c); }
     std::vector<std::pair<std::string, Tensor>> penalties(Context& c) override {
       return Set::penalties(c);
@@ -103,6 +111,7 @@ struct StrategyList {
   bool has_loss = false;
   bool has_scores = false;
   bool wants_task_gradient = false;
+  bool plans_ahead = false;
 
   StrategyList() = default;
   StrategyList(std::vector<AnyStrategy> list)  // NOLINT(google-explicit-constructor)
@@ -124,6 +133,7 @@ struct StrategyList {
         has_scores = true, scores_owner = name;
       }
       wants_task_gradient = wants_task_gradient || s.self_->needs_own_gradient();
+      plans_ahead = plans_ahead || s.self_->decides_on_host();
     }
   }
   void check_values() {
@@ -139,6 +149,20 @@ struct StrategyList {
   Batch extend(Context& c, Batch b) {
     for (auto& s : strategies) b = s.self_->extend(c, std::move(b));
     return b;
+  }
+  Batch plan_batch(Context& c, Batch b) {
+    for (auto& s : strategies) b = s.self_->plan_batch(c, std::move(b));
+    return b;
+  }
+  void plan_end_of_step(Context& c) {
+    for (auto& s : strategies) s.self_->plan_end_of_step(c);
+  }
+  std::vector<std::string> not_capturable() const {
+    std::vector<std::string> names;
+    for (auto const& s : strategies) {
+      for (auto const& name : s.self_->not_capturable()) names.push_back(name);
+    }
+    return names;
   }
   Tensor loss(Context& c) {
     for (auto& s : strategies) {

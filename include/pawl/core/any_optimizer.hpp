@@ -28,6 +28,9 @@ class AnyOptimizer {
   }
 
   void step(Arena& arena) { self_->step(arena); }
+  bool planned() const { return self_->planned(); }  ///< whether `count` and `apply` may be called
+  void count(Arena& arena) { self_->count(arena); }
+  void apply(Arena& arena) { self_->apply(arena); }
   void reset() { self_->reset(); }
   void state(Archive& a) { self_->state(a); }
   void describe(Options& o) { self_->describe(o); }
@@ -41,6 +44,9 @@ class AnyOptimizer {
     virtual ~Interface() = default;
     virtual std::unique_ptr<Interface> copy() const = 0;
     virtual void step(Arena&) = 0;
+    virtual bool planned() const = 0;
+    virtual void count(Arena&) = 0;
+    virtual void apply(Arena&) = 0;
     virtual void reset() = 0;
     virtual void state(Archive&) = 0;
     virtual void describe(Options&) = 0;
@@ -56,6 +62,13 @@ class AnyOptimizer {
       return std::unique_ptr<Interface>(new Held(optimizer));
     }
     void step(Arena& arena) override { optimizer.step(arena); }
+    bool planned() const override { return PlannedOptimizer<O>; }
+    void count(Arena& arena) override {
+      if constexpr (PlannedOptimizer<O>) optimizer.count(arena);
+    }
+    void apply(Arena& arena) override {
+      if constexpr (PlannedOptimizer<O>) optimizer.apply(arena);
+    }
     void reset() override { optimizer.reset(); }
     void state(Archive& a) override { optimizer.state(a); }
     void describe(Options& o) override {

@@ -52,7 +52,9 @@ class Context {
   std::int64_t steps = 0;                  ///< of the experience in all
   std::int64_t total_steps = 0;            ///< since the learner was made
   std::int64_t shard = 0;
-  Dataset train;                          ///< what this experience trains on, after `enlarge`
+  std::int64_t planned_until = 0;  ///< step up to which the host has run ahead of a device, while
+                                   ///< observers of losses are told of the steps before it
+  Dataset train;                   ///< what this experience trains on, after `enlarge`
   std::vector<std::int64_t> old_classes;  ///< labels announced before this experience, ascending
   std::vector<std::int64_t> seen;  ///< labels announced so far, this experience included, ascending
   std::vector<std::int64_t> met;   ///< labels that occurred in a batch so far, ascending
@@ -155,7 +157,7 @@ class NoiseScope {
     auto const seed = key.bits();
     host_->set_current_seed(seed);
     host_seeded_ = host_->engine();
-    if (device.is_cpu()) return;
+    if (device.is_cpu() || recording()) return;  // only steps that draw nothing are recorded
     device_ = at::globalContext().defaultGenerator(device);
     device_found_ = device_.get_state();
     device_.set_current_seed(seed);
@@ -167,6 +169,11 @@ class NoiseScope {
   }
   NoiseScope(NoiseScope const&) = delete;
   NoiseScope& operator=(NoiseScope const&) = delete;
+
+  /// Keeps the process-wide generators from everybody else, as long as the lock is held.
+  static std::unique_lock<std::recursive_mutex> alone() {
+    return std::unique_lock(one_at_a_time());
+  }
 
   /// Whether anything was drawn since.
   bool drawn() const {
@@ -225,7 +232,7 @@ inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tens
   if (training.active == Active::all || model.per_task()) return z;
   auto const count = z.size(1);
   auto const hide = [&](Tensor const& mask) {
-    return z.masked_fill(mask.logical_not().to(z.device()),
+    return z.masked_fill(constant(mask.logical_not(), z.device()),
                          -std::numeric_limits<double>::infinity());
   };
   if (training.active == Active::batch) {
@@ -266,7 +273,8 @@ inline Tensor Context::weighted_cross_entropy() const {
     std::fill_n(weights.begin() + part.begin, part.size, w);
   }
   auto const each = at::cross_entropy_loss(z, batch.y, {}, at::Reduction::None);
-  auto const w = torch::tensor(weights, torch::kFloat64).to(each.options());
+  auto const w =
+      constant(torch::tensor(weights, torch::kFloat64).to(each.scalar_type()), each.device());
   if (training.active == Active::all) return (each * w).sum();
   // A row of weight 0 may carry a label outside the active set: its infinite loss must not become
   // NaN.

@@ -71,6 +71,23 @@ concept NeedsTaskGradient = requires {
   requires S::needs_task_gradient;
 };
 
+/// A strategy that says `bool capturable() const`: whether its hooks of a step (extend to
+/// after_step) may be recorded on a device and replayed. They may where they ask for the same work
+/// in all steps that are alike, keep tensors in place, and neither wait for the device nor copy to
+/// it but by `upload` and `constant`.
+template <class S>
+concept SaysCapturable = requires(S const& s) {
+  { s.capturable() } -> std::convertible_to<bool>;
+};
+
+/// Strategies that say `static constexpr bool plans_ahead = true` decide on the host in `extend`
+/// and `after_step`: these are called to plan a step that a device replays, and ask the device for
+/// nothing but through memories and `upload`. `extend` gives the same when it is called again.
+template <class S>
+concept PlansAhead = requires {
+  requires S::plans_ahead;
+};
+
 namespace detail {
 
 // A member of this name exists, whatever its signature.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "../engine/captured_steps.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/step.hpp"
 #include "checkpoint.hpp"
@@ -78,19 +79,27 @@ class Learner {
     c.steps = plan.steps();
     watch.begin(c);
     Step step(c, strategies_, optimizer_);
-    while (c.step < c.steps) {
-      Phase const phase("step");
-      c.epoch = plan.epoch_of(c.step);
-      c.pass = plan.pass_of(c.step);
-      if (!c.arena.bound()) rebind();
+    CapturedSteps captured(c, strategies_, optimizer_, step, plan);
+    auto const one = [&] {
       Phase gathering("gather");
       auto fresh = c.train.read(plan.positions(c.step), c.arena.device());
-      meet(fresh.labels);
+      if (meet(fresh.labels)) captured.forget();
       gathering.end();
       step.run(std::move(fresh), watch.wants_penalties, draws_);
       ++c.step, ++c.total_steps;
+    };
+    auto const shown = [&] {
       Phase const watching("observers");
       watch.step(c);
+    };
+    while (c.step < c.steps) {
+      Phase const phase("step");
+      if (!c.arena.bound()) rebind(), captured.forget();
+      if (captured.replay(watch.steps_at_once, shown)) continue;
+      plan.locate(c);
+      captured.run(one);
+      if (draws_) captured.give_up("the model draws random numbers");
+      shown();
     }
     strategies_.end(c, experience);
     in_experience_ = false;
@@ -124,6 +133,9 @@ class Learner {
   /// Writes everything that training depends on; may be called by an observer in the middle of an
   /// experience.
   void save(std::string const& path) {
+    require(context_.step >= context_.planned_until, "save was called by an observer in step ",
+            context_.step, " while steps up to ", context_.planned_until,
+            " are planned already; an observer that saves must not say only_losses");
     rebind();
     Archive archive(Archive::Mode::save);
     state(archive);
@@ -282,22 +294,24 @@ class Learner {
   }
 
   /// Notes labels that occur for the first time; heads that were never told of them make room.
-  void meet(Tensor const& labels) {
+  /// Returns whether there were any.
+  bool meet(Tensor const& labels) {
     auto& c = context_;
     auto const* data = labels.data_ptr<std::int64_t>();
     std::vector<std::int64_t> first;
     for (std::int64_t i = 0; i < labels.numel(); ++i) {
       if (!std::binary_search(c.met.begin(), c.met.end(), data[i])) first.push_back(data[i]);
     }
-    if (first.empty()) return;
+    if (first.empty()) return false;
     insert_sorted(c.met, first);
     std::vector<std::int64_t> surprising;
     for (auto const label : first) {
       if (!std::binary_search(c.seen.begin(), c.seen.end(), label)) surprising.push_back(label);
     }
-    if (surprising.empty()) return;
+    if (surprising.empty()) return true;
     announce(surprising, c.experience->task);
     insert_sorted(c.seen, surprising);
+    return true;
   }
 
   /// Lets heads make room for all that is known after loading; their new rows are loaded next.

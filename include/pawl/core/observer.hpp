@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <tuple>
 
 #include "context.hpp"
@@ -12,7 +14,9 @@ inline namespace v0 {
 ///   void step(Context const&)     after every step: losses, penalties, logits, gradient, weights
 ///   void end(Context const&)      after the last step of an experience
 /// One that says `static constexpr bool wants_penalties = true` also sees the values of closed-form
-/// penalties.
+/// penalties. One whose `step` looks at losses and penalties alone says `static constexpr bool
+/// only_losses = true`: a device then plans many steps ahead, where others see each step before the
+/// next is planned.
 template <class O>
 concept Observer = requires(O o, Context const& c) {
   o.begin(c);
@@ -25,6 +29,12 @@ concept WantsPenalties = requires {
   requires O::wants_penalties;
 };
 
+template <class O>
+concept LooksAtMore = requires(O o, Context const& c) {
+  o.step(c);
+}
+&&!requires { requires O::only_losses; };
+
 /// The observers of one call of `fit`, told of what happens in the order in which they were given.
 template <class... O>
 class Watch {
@@ -32,6 +42,9 @@ class Watch {
   static_assert((Observer<O> && ...),
                 "pawl: an observer needs at least one of  begin, step, end (Context const&)");
   static constexpr bool wants_penalties = (WantsPenalties<O> || ...);
+  /// How many steps may be planned before the first of them is made and shown.
+  static constexpr std::int64_t steps_at_once =
+      (LooksAtMore<O> || ...) ? 1 : std::numeric_limits<std::int64_t>::max();
 
   explicit Watch(O&... observers) : observers_(observers...) {}
 

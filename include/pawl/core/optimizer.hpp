@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../engine/arena.hpp"
+#include "../engine/step_table.hpp"
 #include "options.hpp"
 
 namespace pawl {
@@ -21,6 +22,14 @@ concept Optimizer = requires(O o, O const& c, Arena& arena, Archive& archive) {
   o.reset();
   o.state(archive);
   { c.learning_rate() } -> std::convertible_to<double>;
+};
+
+/// An optimizer whose step can be planned: `step` is `count`, what the host does (it may `upload`),
+/// and then `apply`, work for the device that is the same in every step.
+template <class O>
+concept PlannedOptimizer = Optimizer<O> && requires(O o, Arena& arena) {
+  o.count(arena);
+  o.apply(arena);
 };
 
 /// A run of neighbouring active parameters that have taken the same number of steps, and so share
@@ -75,6 +84,16 @@ struct Sgd {
   }
 
   void step(Arena& arena) {
+    count(arena);
+    apply(arena);
+  }
+
+  void count(Arena const& arena) {
+    runs.clear();
+    if (momentum != 0 || arena.packed()) runs = count_step(arena, steps);
+  }
+
+  void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
     if (momentum == 0 && !arena.packed()) {
       for (std::size_t i = 0; i < arena.parameters().size(); ++i) {
@@ -88,7 +107,7 @@ struct Sgd {
     auto const& weights = arena.weights();
     auto const& gradient = arena.gradient();
     if (momentum != 0 && !velocity.defined()) velocity = torch::zeros_like(weights);
-    for (auto const& run : count_step(arena, steps)) {
+    for (auto const& run : runs) {
       auto w = weights.narrow(0, run.offset, run.size);
       auto g = gradient.narrow(0, run.offset, run.size);
       if (weight_decay != 0) g = g.add(w, weight_decay);
@@ -116,6 +135,7 @@ struct Sgd {
   // State: written by `step`.
   Tensor velocity{};                  ///< [P]
   std::vector<std::int64_t> steps{};  ///< taken by each parameter
+  std::vector<Run> runs{};            ///< of the present step
 };
 
 /// Adam (Kingma and Ba, ICLR 2015), as `torch::optim::Adam` computes it:
@@ -147,12 +167,30 @@ struct AdamFamily {
   }
 
   void step(Arena& arena) {
+    count(arena);
+    apply(arena);
+  }
+
+  void count(Arena const& arena) {
+    runs = count_step(arena, steps);
+    factors.clear();
+    for (auto const& run : runs) {
+      auto const t = static_cast<double>(run.steps + 1);
+      factors.push_back(lr / (1 - std::pow(beta1, t)));
+      factors.push_back(std::sqrt(1 - std::pow(beta2, t)));
+    }
+    there = arena.device().is_cpu()
+                ? Tensor()
+                : upload(torch::tensor(factors, torch::kFloat64), arena.device());
+  }
+
+  void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
     auto const& weights = arena.weights();
     auto const& gradient = arena.gradient();
     if (!first.defined()) first = torch::zeros_like(weights), second = torch::zeros_like(weights);
-    for (auto const& run : count_step(arena, steps)) {
-      auto const t = static_cast<double>(run.steps + 1);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      auto const& run = runs[i];
       auto w = weights.narrow(0, run.offset, run.size);
       auto g = gradient.narrow(0, run.offset, run.size);
       if (decoupled && weight_decay != 0) w.mul_(1 - lr * weight_decay);
@@ -161,8 +199,13 @@ struct AdamFamily {
       auto m = first.narrow(0, run.offset, run.size).mul_(beta1).add_(g, 1 - beta1);
       auto v = second.narrow(0, run.offset, run.size).mul_(beta2).addcmul_(g, g, 1 - beta2);
       auto& root = at::sqrt_out(scratch, v);
-      root.div_(std::sqrt(1 - std::pow(beta2, t))).add_(eps);
-      w.addcdiv_(m, root, -(lr / (1 - std::pow(beta1, t))));
+      if (there.defined()) {
+        root.div_(there.select(0, 2 * static_cast<std::int64_t>(i) + 1)).add_(eps);
+        w.sub_(at::div_out(root, m, root).mul_(there.select(0, 2 * static_cast<std::int64_t>(i))));
+      } else {
+        root.div_(factors[2 * i + 1]).add_(eps);
+        w.addcdiv_(m, root, -factors[2 * i]);
+      }
     }
   }
 
@@ -178,6 +221,9 @@ struct AdamFamily {
   // State: written by `step`.
   Tensor first{}, second{};           ///< [P] moments
   std::vector<std::int64_t> steps{};  ///< taken by each parameter
+  std::vector<Run> runs{};            ///< of the present step
+  std::vector<double> factors{};      ///< of each run: lr / (1 - b1^t), sqrt(1 - b2^t)
+  Tensor there{};  ///< the same on the device, where steps are planned; undefined on the host
   Tensor spare{};  ///< [P] kept, as asking for memory may take longer than a step
 
  private:
@@ -195,6 +241,13 @@ using AdamW = AdamFamily<true>;
 template <class O>
 void prepare(O& optimizer, Arena& arena) {
   if constexpr (requires { optimizer.prepare(arena); }) optimizer.prepare(arena);
+}
+
+/// Whether the steps of an optimizer can be planned.
+template <class O>
+bool is_planned(O const& optimizer) {
+  if constexpr (requires { optimizer.planned(); }) return optimizer.planned();
+  return PlannedOptimizer<O>;
 }
 
 /// Sets the learning rate of an optimizer; throws where it cannot be set.

@@ -55,6 +55,7 @@ struct StrategySet {
   static constexpr bool has_loss = (HasLoss<S> || ...);
   static constexpr bool has_scores = (HasScores<S> || ...);
   static constexpr bool wants_task_gradient = (NeedsTaskGradient<S> || ...);
+  static constexpr bool plans_ahead = (PlansAhead<S> || ...);
 
   static constexpr void check() {
     (check_strategy<S>(), ...);
@@ -99,6 +100,34 @@ struct StrategySet {
       }
     });
     return b;
+  }
+  /// Of a step that is planned: the batch as far as the host decides it.
+  Batch plan_batch(Context& c, Batch b) {
+    each([&](auto& s) {
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasExtend<T> && PlansAhead<T>) b = s.extend(c, std::move(b));
+    });
+    return b;
+  }
+  /// What the host decides after a step that is planned.
+  void plan_end_of_step(Context& c) {
+    each([&](auto& s) {
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (HasAfterStep<T> && PlansAhead<T>) s.after_step(c);
+    });
+  }
+  /// The strategies whose steps cannot be recorded, as they are set up now.
+  std::vector<std::string> not_capturable() const {
+    std::vector<std::string> names;
+    auto const ask = [&](auto const& s) {
+      using T = std::remove_cvref_t<decltype(s)>;
+      if constexpr (SaysCapturable<T>) {
+        if (s.capturable()) return;
+      }
+      names.push_back(strategy_name<T>());
+    };
+    std::apply([&](S const&... s) { (ask(s), ...); }, strategies);
+    return names;
   }
   Tensor loss(Context& c) {
     Tensor value;

@@ -19,9 +19,11 @@ enum class Active {
 
 enum class AtBoundary { keep, reset };
 
-/// How steps are computed. Both give the same results to rounding.
+/// How steps are computed. All give the same results to rounding.
 enum class Engine {
-  compiled,  ///< without autograd's graph where the layers of the model are known, else `reference`
+  compiled,  ///< every fast path: without autograd's graph where the layers of the model are known,
+             ///< and on a device as recorded graphs where the strategies allow it
+  eager,     ///< the same, step by step: nothing is recorded
   reference  ///< autograd and plain LibTorch operations alone
 };
 
@@ -67,8 +69,9 @@ struct Training {
     o("lr_milestones", lr_milestones, at_least(1),
       "epochs of every experience after which the learning rate is multiplied by lr_factor");
     o("lr_factor", lr_factor, above(0), "of the learning rate at each of the lr_milestones");
-    o("engine", engine, {"compiled", "reference"},
-      "compiled: chains of linear layers run without autograd's graph; reference: autograd alone");
+    o("engine", engine, {"compiled", "eager", "reference"},
+      "compiled: chains of linear layers run without autograd's graph, and a GPU replays recorded "
+      "steps; eager: nothing is recorded; reference: autograd alone");
   }
 
   /// What multiplies the learning rate in an epoch of an experience.

@@ -39,6 +39,17 @@ inline TrainTest pad(TrainTest data, std::int64_t pixels) {
   return data;
 }
 
+/// The same data with its rows, as they are stored (bytes), on a device: steps read them there, and
+/// can be captured.
+inline TrainTest on_device(TrainTest data, torch::Device device) {
+  for (auto const part : {&TrainTest::train, &TrainTest::test}) {
+    auto const& source = *(data.*part);
+    if (source.device == device) continue;
+    data.*part = resident(read_all(source).to(device), source.labels, source.name);
+  }
+  return data;
+}
+
 /// The same data with only the first `rows` training samples (0: all). The test set stays whole.
 inline TrainTest first(TrainTest data, std::int64_t rows) {
   require(rows >= 0 && rows <= data.train->size(), "first: ", rows, " of the ", data.train->size(),

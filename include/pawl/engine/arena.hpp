@@ -155,6 +155,25 @@ class Arena {
 
   bool packed() const { return packed_; }
 
+  /// The gradients of a step where they lie.
+  struct Gradients {
+    std::vector<Tensor> of_each{};
+    std::vector<bool> active{};
+    bool packed = false;
+  };
+  Gradients gradients() const {
+    Gradients found{{}, active_, packed_};
+    for (auto const& p : parameters_) found.of_each.push_back(p.grad());
+    return found;
+  }
+  void restore(Gradients const& found) {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      parameters_[i].mutable_grad() = found.of_each[i];
+    }
+    active_ = found.active;
+    packed_ = found.packed;
+  }
+
   /// Packs gradients that autograd returned for the parameters (undefined where unused) into [P].
   Tensor pack(std::vector<Tensor> const& gradients) const {
     auto flat = torch::zeros_like(weights_);

@@ -105,6 +105,16 @@ class CompiledChain {
     obstacle_ = std::move(why);
   }
 
+  /// Lets go of the buffers, so that the next pass makes its own: a recording may only use memory
+  /// that stays, or is made while it records.
+  void forget_buffers() {
+    for (auto& layer : layers_) {
+      for (auto* buffer : {&layer.input, &layer.output, &layer.input_gradient, &layer.gated}) {
+        buffer->reset();
+      }
+    }
+  }
+
   /// Logits [n, C] of inputs [n, ...]; a graph leads from them to `leaf()`, not further.
   Tensor forward(Tensor const& x) {
     torch::NoGradGuard no_grad;

@@ -77,13 +77,9 @@ inline void check_number(Tensor const& value, std::string_view owner) {
           value.defined() ? value.sizes() : c10::IntArrayRef{}, "; it must be one number, []");
 }
 
-/// Throws Diverged when the loss or a penalty is not finite, Error when it is no number. On the
-/// host this costs nothing; on a device only every 100th step is looked at, because the look waits
-/// for the device.
-inline void check_finite_loss(Context const& c, Tensor const& loss, Penalties const& penalties) {
-  check_number(loss, "the learner");
-  for (auto const& [name, value] : penalties) check_number(value, name);
-  if (!c.arena.device().is_cpu() && c.step % 100 != 0) return;
+/// Throws Diverged when the loss or a penalty of step `step` is not finite.
+inline void look_at_losses(Context const& c, Tensor const& loss, Penalties const& penalties,
+                           std::int64_t step) {
   auto const task_loss = loss.item<double>();
   bool finite = std::isfinite(task_loss);
   for (auto const& penalty : penalties) {
@@ -96,9 +92,19 @@ inline void check_finite_loss(Context const& c, Tensor const& loss, Penalties co
     values.emplace_back(name, value.item<double>());
     text += c10::str(", the penalty of ", name, " is ", value.item<double>());
   }
-  text += c10::str(" in experience ", c.index, ", step ", c.step,
+  text += c10::str(" in experience ", c.index, ", step ", step,
                    "; lower the learning rate or the strength, and look for outliers in the data");
-  throw Diverged(text, c.index, c.step, task_loss, values);
+  throw Diverged(text, c.index, step, task_loss, values);
+}
+
+/// The same for the present step; Error when one is no number. On the
+/// host this costs nothing; on a device only every 100th step is looked at, because the look waits
+/// for the device.
+inline void check_finite_loss(Context const& c, Tensor const& loss, Penalties const& penalties) {
+  check_number(loss, "the learner");
+  for (auto const& [name, value] : penalties) check_number(value, name);
+  if (recording() || (!c.arena.device().is_cpu() && c.step % 100 != 0)) return;
+  look_at_losses(c, loss, penalties, c.step);
 }
 
 }  // namespace v0

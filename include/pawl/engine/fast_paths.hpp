@@ -19,6 +19,7 @@ class FastPaths {
   CompiledChain chain;       ///< the model without autograd's graph, where it is a chain of layers
   CompiledChain side_chain;  ///< the same with buffers of its own, for gradients on the side
   ImageLayout images;        ///< how images lie in memory
+  std::string capture;       ///< "captured" where a device replayed steps, or why it did not
 
   /// Looks for a chain in a module; at the start of an experience, and when parameters have moved.
   void look(nn::Module const& module, Arena const& arena) {
@@ -51,10 +52,17 @@ class FastPaths {
     return agreed_;
   }
 
-  /// "compiled", or how images lie and why it is not.
+  /// Before a step is recorded.
+  void forget_buffers() {
+    chain.forget_buffers();
+    side_chain.forget_buffers();
+  }
+
+  /// "compiled", or how images lie and why it is not; on a device also whether steps were captured.
   std::string text() const {
-    if (chain.compiled()) return "compiled";
-    return (images.channels_last() ? "channels_last: " : "reference: ") + chain.obstacle();
+    auto const before = capture.empty() ? "" : capture + ", ";
+    if (chain.compiled()) return before + "compiled";
+    return before + (images.channels_last() ? "channels_last: " : "reference: ") + chain.obstacle();
   }
 
  private:

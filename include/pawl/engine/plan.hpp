@@ -42,6 +42,13 @@ class Plan {
   std::int64_t epoch_of(std::int64_t step) const { return step / training_.passes / per_epoch_; }
   std::int64_t pass_of(std::int64_t step) const { return step % training_.passes; }
 
+  /// Notes in a context where a step is.
+  template <class Context>
+  void locate(Context& c) const {
+    c.epoch = epoch_of(c.step);
+    c.pass = pass_of(c.step);
+  }
+
   /// Rows of the smallest batch.
   std::int64_t smallest_batch() const {
     auto const rest = rows_ % training_.batch_size;

@@ -14,24 +14,32 @@
 namespace pawl {
 inline namespace v0 {
 
+/// Task ids of the rows of a batch, where all have one.
+inline Tensor tasks_of(Batch const& batch) {
+  std::vector<Tensor> tasks;
+  for (auto const& part : batch.parts) {
+    if (!part.rows.task.defined()) return {};
+    tasks.push_back(part.rows.task);
+  }
+  return tasks.size() == 1 ? tasks.front() : torch::cat(tasks);
+}
+
 /// Puts the parts of a batch together: stored rows first, then one conversion to network inputs.
 inline void join(Context const& c, Batch& batch) {
+  batch.task = tasks_of(batch);
   if (batch.parts.size() == 1) {
     auto const& rows = batch.parts.front().rows;
     batch.x = c.inputs(rows.stored);
     batch.y = rows.y;
-    batch.task = rows.task;
     return;
   }
-  std::vector<Tensor> stored, y, task;
+  std::vector<Tensor> stored, y;
   for (auto const& part : batch.parts) {
     stored.push_back(part.rows.stored);
     y.push_back(part.rows.y);
-    if (part.rows.task.defined()) task.push_back(part.rows.task);
   }
   batch.x = c.inputs(torch::cat(stored));
   batch.y = torch::cat(y);
-  if (task.size() == batch.parts.size()) batch.task = torch::cat(task);
 }
 
 /// One optimizer step: per shard extend, forward, loss, penalty and backward; once per step the sum
@@ -45,11 +53,10 @@ class Step {
   /// `fresh` are the rows of the step; `traced` asks for the values of closed-form penalties;
   /// `draws` says (and learns) whether the module draws random numbers in its forward.
   void run(Rows fresh, bool traced, bool& draws) {
+    updated_ = false;
     prepare(optimizer, c.arena);
-    auto const rate = optimizer.learning_rate(), factor = c.training.rate(c.epoch);
-    c.learning_rate = rate * factor;
-    c.fresh = std::move(fresh);
-    auto shards = extend();
+    start(std::move(fresh));
+    auto shards = extend([&](Batch batch) { return strategies.extend(c, std::move(batch)); });
     BufferMean buffers(*c.model.module, c.training.shards);
     c.penalties.clear();
     c.shard_logits.clear();
@@ -69,17 +76,62 @@ class Step {
     strategies.edit_gradient(c);
     Phase optimizing("optimizer");
     if (c.training.clip_norm > 0) clip(c.gradient());
-    if (factor != 1) set_learning_rate(optimizer, c.learning_rate);
-    optimizer.step(c.arena);
-    if (factor != 1) set_learning_rate(optimizer, rate);
+    updated_ = true;
+    at_rate([&] { optimizer.step(c.arena); });
     optimizing.end();
     strategies.after_step(c);
   }
 
+  /// What the host decides of a step that a device may replay: the batches of its shards, as far as
+  /// they lie on the host. Changes nothing, so it may be done again.
+  std::vector<Batch> plan(Rows fresh) {
+    start(std::move(fresh));
+    auto shards = extend([&](Batch batch) { return strategies.plan_batch(c, std::move(batch)); });
+    depends_on(static_cast<std::int64_t>(c.met.size()));
+    depends_on(c.learning_rate);
+    depends_on(c.task_factor);
+    for (auto const& batch : shards) {
+      for (auto const& part : batch.parts) {
+        depends_on(part.size);
+        depends_on(part.step_size);
+        depends_on(part.weight);
+      }
+    }
+    c.shard = 0;
+    return shards;
+  }
+
+  /// The host's part of the rest of a planned step.
+  void finish_plan() {
+    if constexpr (requires { optimizer.count(c.arena); }) {
+      at_rate([&] { optimizer.count(c.arena); });
+    }
+    strategies.plan_end_of_step(c);
+  }
+
+  /// Whether the last step came as far as the optimizer.
+  bool updated() const { return updated_; }
+
  private:
+  void start(Rows fresh) {
+    c.learning_rate = optimizer.learning_rate() * c.training.rate(c.epoch);
+    c.fresh = std::move(fresh);
+  }
+
+  /// Calls f while the optimizer has the learning rate of the epoch.
+  template <class F>
+  void at_rate(F&& f) {
+    auto const rate = optimizer.learning_rate();
+    auto const other = c.training.rate(c.epoch) != 1;
+    if (other) set_learning_rate(optimizer, c.learning_rate);
+    f();
+    if (other) set_learning_rate(optimizer, rate);
+  }
+
   /// The batches of the shards with the rows that strategies append. All of them before the first
   /// forward, because a default weight is 1 over the number of rows of the whole step.
-  std::vector<Batch> extend() {
+  template <class F>
+  std::vector<Batch> extend(F&& by_strategies) {
     std::vector<Batch> shards;
     c.step_rows = c.default_rows = 0;
     c.task_factor = 1;
@@ -88,7 +140,7 @@ class Step {
       Batch batch;
       batch.fresh = slice.size();
       batch.append(nullptr, c.fresh.slice(slice.begin, slice.end), c.fresh.size());
-      batch = strategies.extend(c, std::move(batch));
+      batch = by_strategies(std::move(batch));
       c.step_rows += batch.size();
       for (auto const& part : batch.parts) {
         if (std::isnan(part.weight)) c.default_rows += part.size;
@@ -241,6 +293,7 @@ class Step {
   Strategies& strategies;
   Opt& optimizer;
   TreeSum losses_, gradients_, task_gradients_;
+  bool updated_ = false;   ///< the present step came as far as the optimizer
   bool looked_ = false;    ///< at the labels of the experience
   bool compiled_ = false;  ///< the present shard's logits come from the compiled chain
 };

@@ -41,7 +41,7 @@ concept SlottedMemory = Memory<M> && requires(M memory) {
   { memory.slots } -> std::same_as<Slots&>;
 };
 
-/// A memory whose placements depend on counts and labels alone.
+/// A memory whose placements depend on counts and labels alone: `insert` is `insert_planned`.
 template <class M>
 concept PlannedMemory = SlottedMemory<M> &&
     requires(M memory, at::IntArrayRef column, Generator g) {
@@ -101,6 +101,9 @@ class AnyMemory {
     return self_->place(labels, generator, tasks);
   }
 
+  /// Whether steps that use the memory can be planned ahead.
+  bool planned() const { return self_->planned(); }
+
   /// The memory itself, nullptr when it is of another type.
   template <class M>
   M* get_if() {
@@ -121,6 +124,7 @@ class AnyMemory {
     virtual std::string name() const = 0;
     virtual std::string about() const = 0;
     virtual Slots const* slots() const = 0;
+    virtual bool planned() const = 0;
     virtual std::vector<std::int64_t> place(at::IntArrayRef, Generator, at::IntArrayRef) = 0;
   };
 
@@ -167,6 +171,7 @@ class AnyMemory {
       if constexpr (SlottedMemory<M>) return &memory.slots;
       return nullptr;
     }
+    bool planned() const override { return PlannedMemory<M>; }
     std::vector<std::int64_t> place(at::IntArrayRef labels, Generator generator,
                                     at::IntArrayRef tasks) override {
       if constexpr (PlannedMemory<M>) {

@@ -12,6 +12,7 @@
 #include "../core/data.hpp"
 #include "../core/error.hpp"
 #include "../core/random.hpp"
+#include "../engine/step_table.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -81,6 +82,18 @@ class Slots {
              Tensor const& stored) const;
   Tensor values_for(Tensor Rows::*column, Rows const& rows);
   void share_labels();
+  bool on_device(Tensor Rows::*column) const {
+    return (columns_.*column).defined() && !(columns_.*column).is_cpu();
+  }
+  /// Rows of a column; while a step is planned, of a column on a device, any rows as many.
+  static Tensor select(Tensor const& column, Tensor const& index) {
+    if (!planning() || column.is_cpu()) return column.index_select(0, index);
+    depends_on(address(column));
+    return column.narrow(0, 0, index.numel());
+  }
+  static std::int64_t address(Tensor const& column) {
+    return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(column.data_ptr()));
+  }
 
   Rows columns_;
   std::int64_t capacity_ = -1;
@@ -88,12 +101,6 @@ class Slots {
   std::vector<std::int64_t> free_;  // handed back, descending
   std::int64_t seen_ = 0;
 };
-
-/// The numbers of an int64 column on the host; none where it is undefined.
-inline at::IntArrayRef host_column(Tensor const& column) {
-  if (!column.defined()) return {};
-  return {column.data_ptr<std::int64_t>(), static_cast<std::size_t>(column.numel())};
-}
 
 /// `insert` of every memory of ours: plan on the host, then one copy per column.
 template <class M>
@@ -171,13 +178,13 @@ inline Rows Slots::take(std::vector<std::int64_t> const& slots) const {
   Rows rows;
   if (!columns_.stored.defined()) return rows;
   auto const index = torch::tensor(slots, torch::kInt64);
-  auto const there = index.to(columns_.stored.device());
+  auto const there = upload(index, columns_.stored.device());
   for (auto const column : Rows::columns()) {
     auto const& from = columns_.*column;
     if (!from.defined() || column == &Rows::y) continue;
-    rows.*column = from.index_select(0, from.device().is_cpu() ? index : there);
+    rows.*column = select(from, from.device().is_cpu() ? index : there);
   }
-  rows.y = there.is_cpu() ? rows.labels : columns_.y.index_select(0, there);
+  rows.y = there.is_cpu() ? rows.labels : select(columns_.y, there);
   return rows;
 }
 
@@ -242,6 +249,7 @@ inline void Slots::reserve(Tensor Rows::*column, Tensor const& like) {
   shape[0] = capacity_ + 1;
   if (column == &Rows::logits && stored.defined()) shape[1] = std::max(shape[1], stored.size(1));
   if (stored.defined() && stored.sizes().vec() == shape && stored.device() == like.device()) return;
+  require(!planning(), "a memory changed its columns in a step that was planned");
   auto const old = stored;
   auto const options = old.defined() ? old.options().device(like.device()) : like.options();
   stored = column == &Rows::stored ? torch::zeros(shape, options)
@@ -280,9 +288,9 @@ inline void Slots::write(Rows const& rows, std::vector<std::int64_t> const& slot
   torch::NoGradGuard no_grad;
   auto const device = rows.stored.device();
   Tensor there;
-  if (!device.is_cpu()) there = torch::tensor(slots, torch::kInt64).to(device);
+  if (!device.is_cpu()) there = upload(torch::tensor(slots, torch::kInt64), device);
   for (auto const column : Rows::columns()) {
-    if (column == &Rows::y) continue;
+    if (column == &Rows::y || (planning() && on_device(column))) continue;
     auto const values = values_for(column, rows);
     auto const& stored = columns_.*column;
     if (!values.defined()) continue;
@@ -295,7 +303,7 @@ inline void Slots::write(Rows const& rows, std::vector<std::int64_t> const& slot
   auto const& y = columns_.y;
   if (device.is_cpu() || !y.defined() || y.size(0) != capacity_ + 1 || y.device() != device) {
     share_labels();
-  } else {
+  } else if (!planning()) {
     y.index_copy_(0, there, rows.y);
   }
 }

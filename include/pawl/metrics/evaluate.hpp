@@ -44,33 +44,44 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
   result.prediction = context.model.per_task()               ? "task_head"
                       : outputs == Evaluation::Outputs::task ? "task_masked"
                                                              : "class";
+  auto const device = context.arena.device();
+  // Hits per experience, on the device until all are counted.
+  auto const right =
+      torch::zeros({stream.size()}, torch::TensorOptions(torch::kInt64).device(device));
+  std::int64_t next = 0;
   for (auto const& experience : stream) {
     auto const& test = experience.test;
     auto const size = options.limit > 0 ? std::min(options.limit, test.size()) : test.size();
     require(size > 0, "experience ", experience.index, " has no test rows; give it some");
+    result.size.push_back(size);
+    result.accuracy.push_back(0);
+    auto const hits = right.select(0, next++);
     if (!context.model.ready(experience.task)) {  // a head that has not grown that far
-      result.accuracy.push_back(std::numeric_limits<double>::quiet_NaN());
-      result.size.push_back(size);
+      result.accuracy.back() = std::numeric_limits<double>::quiet_NaN();
       continue;
     }
-    auto right =
-        torch::zeros({}, torch::TensorOptions(torch::kInt64).device(context.arena.device()));
+    Tensor shut;
     for (std::int64_t begin = 0; begin < size; begin += options.batch_size) {
       auto const end = std::min(begin + options.batch_size, size);
-      auto const rows = test.read(torch::arange(begin, end, torch::kInt64), context.arena.device());
+      auto const rows = test.read(torch::arange(begin, end, torch::kInt64), device);
       auto const x = test.normalise(rows.stored, context.arena.dtype());
       auto scores = learner.scores(x, rows.task);
       if (outputs != Evaluation::Outputs::all && !context.model.per_task()) {
         auto const& open = outputs == Evaluation::Outputs::task ? experience.classes : context.seen;
         if (!open.empty()) {
-          auto const shut = column_mask(open, scores.size(1)).logical_not().to(scores.device());
+          if (!shut.defined()) {
+            shut = column_mask(open, scores.size(1)).logical_not().to(scores.device());
+          }
           scores = scores.masked_fill(shut, -std::numeric_limits<double>::infinity());
         }
       }
-      right += scores.argmax(1).eq(rows.y).sum();
+      hits.add_(scores.argmax(1).eq(rows.y).sum());
     }
-    result.accuracy.push_back(right.template item<double>() / static_cast<double>(size));
-    result.size.push_back(size);
+  }
+  Tensor const counts = right.cpu();
+  for (std::size_t j = 0; j < result.size.size(); ++j) {
+    auto const count = static_cast<double>(counts.data_ptr<std::int64_t>()[j]);
+    result.accuracy[j] += count / static_cast<double>(result.size[j]);  // NaN stays
   }
   return result;
 }

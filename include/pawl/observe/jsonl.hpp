@@ -20,6 +20,7 @@ struct Jsonl {
   std::int64_t every = 1;  ///< steps per line, from the first step on
 
   static constexpr bool wants_penalties = true;
+  static constexpr bool only_losses = true;
 
   void step(Context const& c) {
     if ((c.step - 1) % every != 0) return;

@@ -16,6 +16,8 @@ inline namespace v0 {
 struct Progress {
   std::string label = {};  ///< written first, "seed 3" say
 
+  static constexpr bool only_losses = true;
+
   void begin(Context const&) { started = last = clock::now(); }
 
   void step(Context const& c) {

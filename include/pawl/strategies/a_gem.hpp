@@ -30,6 +30,7 @@ struct AGem {
   static constexpr char const* name = "a_gem";
   static constexpr char const* about =
       "averaged gradient episodic memory (Chaudhry et al., ICLR 2019)";
+  static constexpr bool plans_ahead = true;
 
   void describe(Options& o) {
     describe_memory(o, memory, "what keeps rows of past experiences");
@@ -39,12 +40,21 @@ struct AGem {
     o("eps", eps, above(0), "least squared norm of the reference gradient");
   }
 
-  void edit_gradient(Context& c) {
+  bool capturable() const { return memory.planned(); }
+
+  /// Draws the rows of the reference gradient; they are not trained on.
+  Batch extend(Context& c, Batch b) {
     Sampler uniform;
-    auto const rows = draw_past(c, memory, batch, c.generator("draw.a_gem"), uniform);
-    if (rows.size() == 0) return;
+    if (c.shard == 0) {
+      drawn = draw_past(c, memory, batch, c.generator("draw.a_gem"), uniform);
+    }
+    return b;
+  }
+
+  void edit_gradient(Context& c) {
+    if (drawn.size() == 0) return;
     std::vector<bool> used;
-    auto const r = c.gradient_on(rows, reference_mode == Reference::train, &used);
+    auto const r = c.gradient_on(drawn, reference_mode == Reference::train, &used);
     auto const k = project(c.gradient(), r);
     // An idle head with a gradient of 0 would still be moved by momentum and decay. With one head
     // there is none, and nothing waits for the device.
@@ -56,6 +66,9 @@ struct AGem {
   }
 
   void state(Archive& a) { a.part("memory", memory); }
+
+  // State: written by the hooks.
+  Rows drawn{};  ///< of past experiences, for the present step
 
   /// g <- g - k r in place, on the device alone; g, r [P]. Returns k [] = min(g.r, 0) / max(r.r,
   /// eps).

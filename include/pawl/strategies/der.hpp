@@ -49,7 +49,10 @@ struct DarkKnowledge {
   }
 
   void after_step(Context& c, AnyMemory& memory) {
-    if (c.pass == 0) first_pass = c.fresh_logits().clone();
+    if (c.pass == 0) {
+      first_pass = c.fresh_logits();
+      if (!last_pass(c)) first_pass = first_pass.clone();
+    }
     if (!last_pass(c)) return;
     auto rows = c.fresh;
     rows.logits = first_pass;
@@ -76,6 +79,7 @@ struct Der {
 
   static constexpr char const* name = "der";
   static constexpr char const* about = "dark experience replay, DER (Buzzega et al., NeurIPS 2020)";
+  static constexpr bool plans_ahead = true;
 
   void describe(Options& o) {
     describe_memory(o, memory, "what keeps rows and their logits");
@@ -84,6 +88,8 @@ struct Der {
     o("forward", forward, {"joint", "separate"},
       "replayed rows in the forward pass of the fresh ones, or in one of their own");
   }
+
+  bool capturable() const { return memory.planned(); }
 
   Batch extend(Context& c, Batch b) {
     if (alpha == 0) return b;
@@ -126,6 +132,7 @@ struct DerPlusPlus {
   static constexpr char const* name = "derpp";
   static constexpr char const* about =
       "dark experience replay with labels, DER++ (Buzzega et al., NeurIPS 2020)";
+  static constexpr bool plans_ahead = true;
 
   void describe(Options& o) {
     describe_memory(o, memory, "what keeps rows and their logits");
@@ -136,6 +143,8 @@ struct DerPlusPlus {
     o("forward", forward, {"joint", "separate"},
       "replayed rows in the forward pass of the fresh ones, or each draw in one of its own");
   }
+
+  bool capturable() const { return memory.planned(); }
 
   Batch extend(Context& c, Batch b) {
     if (c.shard == 0) draw(c);

@@ -33,6 +33,7 @@ struct ErAce {
   static constexpr char const* name = "er_ace";
   static constexpr char const* about =
       "replay with an asymmetric cross-entropy (Caccia et al., ICLR 2022)";
+  static constexpr bool plans_ahead = true;
 
   void describe(Options& o) {
     describe_memory(o, memory, "what keeps rows of the past");
@@ -47,10 +48,13 @@ struct ErAce {
       "replayed rows in the forward pass of the fresh ones, or in one of their own");
   }
 
+  bool capturable() const { return memory.planned(); }
+
   Batch extend(Context& c, Batch b) {
     if (c.shard == 0) {
       drawn = plain(c) ? Rows{} : draw_rows(c, memory, batch, "draw.er_ace");
       note_replayed();
+      depends_on(static_cast<std::int64_t>(replayed.size()));
     }
     if (forward == Forward::joint) append_share(c, b, this, drawn);
     return b;
@@ -59,10 +63,11 @@ struct ErAce {
   Tensor loss(Context& c) {
     if (plain(c)) return c.weighted_cross_entropy();
     auto const count = c.logits.size(1);
-    auto const known = column_mask(seen == Seen::met ? c.met : c.seen, count)
-                           .logical_or_(column_mask(replayed, count));
-    auto allowed = torch::zeros({count}, torch::kBool);
-    allowed.index_fill_(0, c.fresh.labels, true);
+    auto const known = constant(column_mask(seen == Seen::met ? c.met : c.seen, count)
+                                    .logical_or_(column_mask(replayed, count)),
+                                c.logits.device());
+    auto allowed = torch::zeros_like(known);
+    allowed.index_fill_(0, c.fresh.y, true);  // on the device: other classes in every step
     if (keep_unseen) allowed.logical_or_(known.logical_not());
     auto const open = replay_over == Over::seen ? known : torch::ones_like(known);
     auto value = torch::zeros({}, c.logits.options());
@@ -104,8 +109,7 @@ struct ErAce {
 
   /// Sum over rows of the CE over the open columns.
   static Tensor sum(Context const& c, Tensor const& z, Tensor const& y, Tensor const& open) {
-    auto const masked =
-        c.model.per_task() ? z : z.masked_fill(open.logical_not().to(z.device()), -1e9);
+    auto const masked = c.model.per_task() ? z : z.masked_fill(open.logical_not(), -1e9);
     return at::cross_entropy_loss(masked, y, {}, at::Reduction::Sum);
   }
 

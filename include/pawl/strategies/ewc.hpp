@@ -42,6 +42,8 @@ struct Ewc {
     anchor.describe(o);
   }
 
+  bool capturable() const { return true; }
+
   void edit_gradient(Context& c) { anchor.pull(c, pull()); }
   Tensor penalty_value(Context& c) { return anchor.value(c, pull()); }
 

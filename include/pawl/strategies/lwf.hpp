@@ -53,6 +53,8 @@ struct Lwf {
       "strength per experience instead of one for all (the last one goes on)");
   }
 
+  bool capturable() const { return true; }
+
   void begin(Context& c, Experience const&) {
     known = c.old_classes;
     teacher = !known.empty() && factor(c) > 0 ? Snapshot::of(c) : Snapshot{};
@@ -115,7 +117,7 @@ struct Lwf {
   static Tensor columns(Tensor const& z, std::vector<std::int64_t> const& over) {
     if (over.empty()) return z;
     if (is_prefix(over)) return z.narrow(1, 0, over.back() + 1);
-    return z.index_select(1, torch::tensor(over).to(z.device()));
+    return z.index_select(1, constant(torch::tensor(over), z.device()));
   }
 
   Tensor over_known_classes(Context& c, std::int64_t n) const {

@@ -37,6 +37,8 @@ struct Mas {
     anchor.describe(o);
   }
 
+  bool capturable() const { return true; }
+
   void edit_gradient(Context& c) { anchor.pull(c, strength); }
   Tensor penalty_value(Context& c) { return anchor.value(c, strength); }
 

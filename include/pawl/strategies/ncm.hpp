@@ -28,6 +28,7 @@ struct Ncm {
 
   static constexpr char const* name = "ncm";
   static constexpr char const* about = "nearest class mean (Mensink et al., TPAMI 2013)";
+  static constexpr bool plans_ahead = true;
 
   void describe(Options& o) {
     describe_memory(o, memory, "what keeps rows, of source = memory");
@@ -36,6 +37,8 @@ struct Ncm {
     o("normalise", normalise, "features to unit norm first; means are not normalised again");
     o("cosine", cosine, "unit features and unit means");
   }
+
+  bool capturable() const { return memory.planned(); }
 
   void begin(Context& c, Experience const&) {
     require(static_cast<bool>(c.model.features),

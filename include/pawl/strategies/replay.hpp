@@ -41,6 +41,7 @@ struct Replay {
   static constexpr char const* about =
       "experience replay from a memory (Robins 1995; Rolnick et al., NeurIPS 2019; Chaudhry et "
       "al., arXiv 2019)";
+  static constexpr bool plans_ahead = true;
 
   void describe(Options& o) {
     describe_memory(o, memory, "what keeps rows of the past");
@@ -58,6 +59,9 @@ struct Replay {
       "add replayed rows to every step, or the whole memory to the training set (needs insert = "
       "at_end)");
   }
+
+  /// A cycle goes on with every draw, so a draw cannot be asked for again.
+  bool capturable() const { return memory.planned() && draw != Draw::cycle; }
 
   void begin(Context&, Experience const&) {
     if (mix == Mix::step) return;

@@ -39,6 +39,8 @@ struct Si {
     anchor.describe(o);
   }
 
+  bool capturable() const { return true; }
+
   void begin(Context& c, Experience const&) {
     start = c.weights().clone();
     omega = torch::zeros_like(start);

@@ -83,6 +83,7 @@ inline std::shared_ptr<Source const> rotated(std::shared_ptr<Source const> inner
   auto turned = std::make_shared<Turned>();
   auto source = std::make_shared<Source>(*inner);
   source->name = std::move(name);
+  source->reads_on_device = false;
   source->read = [inner, degrees, turned](Tensor const& rows, Tensor& out) {
     {
       std::lock_guard<std::mutex> const alone(turned->mutex);

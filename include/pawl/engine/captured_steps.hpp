@@ -1,0 +1,266 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/context.hpp"
+#include "../core/optimizer.hpp"
+#include "checks.hpp"
+#include "device_graph.hpp"
+#include "plan.hpp"
+#include "step.hpp"
+#include "step_table.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// What a step leaves in the context, for observers and for the next step to find.
+struct StepResults {
+  Rows fresh{};
+  Batch batch{};
+  Tensor logits{}, task_loss{}, task_gradient{};
+  std::vector<Tensor> shard_logits{};
+  std::vector<std::pair<std::string, Tensor>> penalties{};
+  Arena::Gradients gradients{};
+
+  static StepResults of(Context const& c) {
+    return {c.fresh,         c.batch,        c.logits,    c.task_loss,
+            c.task_gradient, c.shard_logits, c.penalties, c.arena.gradients()};
+  }
+  void put_back(Context& c) const {
+    c.logits = logits, c.task_loss = task_loss, c.task_gradient = task_gradient;
+    c.shard_logits = shard_logits, c.penalties = penalties;
+    c.arena.restore(gradients);
+  }
+  /// The same rows as in the step that was recorded lie on the device; others are planned.
+  void put_rows_back(Context& c, Batch const& planned) const {
+    put_host_columns(c.fresh, std::exchange(c.fresh, fresh));
+    c.batch = batch;
+    for (std::size_t i = 0; i < planned.parts.size(); ++i) {
+      put_host_columns(c.batch.parts[i].rows, planned.parts[i].rows);
+    }
+    c.batch.task = tasks_of(c.batch);
+  }
+
+ private:
+  static void put_host_columns(Rows& rows, Rows const& planned) {
+    rows.labels = planned.labels, rows.task = planned.task, rows.id = planned.id;
+  }
+};
+
+/// Runs the steps of an experience on a device as graphs. The host decides step after step which
+/// rows are used, and what goes into memories; a step that is like one recorded before is not run,
+/// but planned: its numbers go into a table, and the device replays the graph. Alike are steps
+/// whose shapes, weights and learning rate are the same (see `depends_on`). One of a new kind runs
+/// as written, twice; the third is recorded.
+template <class Strategies, class Opt>
+class CapturedSteps {
+ public:
+  CapturedSteps(Context& context, Strategies& strategies, Opt& optimizer,
+                Step<Strategies, Opt>& step, Plan& plan)
+      : c(context), step_(step), plan_(plan), table_(context.arena.device()) {
+    c.fast.capture.clear();
+    if (c.arena.device().is_cpu()) return;
+    auto const why = obstacle(context, strategies, optimizer);
+    if (why.empty()) {
+      on_ = true;
+      stream_.emplace(c.arena.device());
+    } else {
+      give_up(why);
+    }
+  }
+
+  /// Replays up to `limit` steps from the present one on, as long as their kinds are recorded, and
+  /// calls `shown()` after each. Returns whether there were any; if not, the next step must be run.
+  /// What is thrown meanwhile is thrown on when all steps that were planned are done, so that host
+  /// and device agree.
+  template <class F>
+  bool replay(std::int64_t limit, F&& shown) {
+    next_ = nullptr;
+    if (!on_) return false;
+    std::vector<Kind*> kinds;  // of the planned steps
+    std::vector<Batch> rows;   // of the last of them
+    std::exception_ptr stopped;
+    auto const first = c.step;
+    try {
+      while (c.step < std::min(c.steps, first + std::min(limit, ahead)) && plan_one(rows)) {
+        kinds.push_back(next_);
+        ++c.step, ++c.total_steps;
+      }
+    } catch (...) {
+      stopped = std::current_exception();
+    }
+    if (kinds.empty()) {
+      if (stopped) std::rethrow_exception(stopped);
+      return false;
+    }
+    table_.send();
+    auto const end = std::exchange(c.step, first);
+    c.total_steps -= end - first;
+    c.planned_until = end;
+    Kind const* before = nullptr;
+    for (auto* kind : kinds) {
+      kind->graph->replay();
+      if (kind != before) kind->results.put_back(c);
+      before = kind;
+      plan_.locate(c);
+      ++c.step, ++c.total_steps;
+      if (c.step == end) kind->results.put_rows_back(c, rows.back());
+      if (stopped) continue;
+      try {
+        shown();
+      } catch (...) {
+        stopped = std::current_exception();
+      }
+    }
+    c.planned_until = 0;
+    if (stopped) std::rethrow_exception(stopped);
+    if ((first + 99) / 100 * 100 < end) look_at_losses(c, c.task_loss, c.penalties, end - 1);
+    return true;
+  }
+
+  /// Runs the present step through `one()`, and records it when its kind was seen before.
+  template <class F>
+  void run(F&& one) {
+    if (!on_) return one();
+    if (next_ == nullptr || next_->seen < 2 || graphs_ == most_graphs) {
+      StepTable::Scope const scope(table_, StepTable::Mode::watch);
+      one();
+      if (next_ == nullptr) return;
+      ++next_->seen;
+      next_->width = table_.width();
+    } else {
+      record(*next_, one);
+    }
+  }
+
+  /// Graphs are void: parameters have moved, or the module turned out to draw random numbers.
+  void forget() { kinds_.clear(), next_ = nullptr, graphs_ = 0; }
+  void give_up(std::string const& why) {
+    if (c.arena.device().is_cpu()) return;
+    forget();
+    on_ = false;
+    c.fast.capture = "not captured (" + why + ")";
+  }
+
+ private:
+  static constexpr std::int64_t ahead = 256;       // steps in a table
+  static constexpr std::int64_t most_graphs = 16;  // each has memory of its own
+
+  /// Steps that ask the device for the same work.
+  struct Kind {
+    std::vector<std::int64_t> signature{};
+    std::int64_t width = 0;  ///< numbers in a row
+    std::int64_t seen = 0;   ///< how often run as written
+    std::unique_ptr<DeviceGraph> graph{};
+    StepResults results{};
+  };
+
+  static std::string obstacle(Context const& c, Strategies const& strategies,
+                              Opt const& optimizer) {
+    auto const& source = *c.train.source;
+    auto const device = c.arena.device();
+    if (c.training.engine != Engine::compiled) return "engine = eager or reference";
+    if (!DeviceGraph::available(device)) return c10::str("LibTorch records nothing on ", device);
+    if (!source.reads_on_device || source.device != device) {
+      return "'" + source.name + "' does not lie on the device";
+    }
+    if (c.training.passes > 1) return "passes > 1";
+    auto const own_masks = c.training.active == Active::batch ||
+                           (c.training.active == Active::current && c.train.tasks.defined());
+    if (own_masks) return "each batch has its own active classes";
+    auto const& tasks = c.train.tasks;
+    auto const one_task = !tasks.defined() || tasks.eq(tasks[0]).all().item<bool>();
+    if (c.model.per_task() && (strategies.plans_ahead || !one_task)) {
+      return "rows have heads of their own";
+    }
+    if (!is_planned(optimizer)) return "the optimizer has no  count  and  apply";
+    for (auto const& name : strategies.not_capturable()) {
+      return "the strategy '" + name + "' does not say that it is capturable";
+    }
+    return {};
+  }
+
+  /// Plans the present step, if one of its kind was recorded; `rows` are its batches then.
+  bool plan_one(std::vector<Batch>& rows) {
+    StepTable::Scope const scope(table_, StepTable::Mode::plan);
+    plan_.locate(c);
+    next_ = nullptr;
+    auto fresh = c.train.read(plan_.positions(c.step), c.arena.device());
+    for (auto const label : host_column(fresh.labels)) {
+      if (!std::binary_search(c.met.begin(), c.met.end(), label)) return false;
+    }
+    auto shards = step_.plan(std::move(fresh));
+    next_ = kind_of(table_.signature());
+    if (!next_->graph) return false;
+    next_->results.put_back(c);
+    step_.finish_plan();
+    require(table_.width() == next_->width,
+            "a step that was planned differs from the one that was recorded; train with engine = "
+            "eager");
+    table_.keep_row();
+    rows = std::move(shards);
+    return true;
+  }
+
+  Kind* kind_of(std::vector<std::int64_t> const& signature) {
+    for (auto const& kind : kinds_) {
+      if (kind->signature == signature) return kind.get();
+    }
+    // While a memory fills up, every step is of a new kind.
+    std::erase_if(kinds_, [this](auto const& kind) { return kinds_.size() > 100 && !kind->graph; });
+    kinds_.emplace_back(new Kind{.signature = signature});
+    return kinds_.back().get();
+  }
+
+  template <class F>
+  void record(Kind& kind, F&& one) {
+    if (!table_.reserve(ahead, std::max<std::int64_t>(kind.width, 64))) {
+      for (auto const& each : kinds_) each->graph.reset();
+      graphs_ = 0;
+    }
+    auto graph = std::make_unique<DeviceGraph>(c.arena.device());
+    c.fast.forget_buffers();
+    try {
+      auto const alone = NoiseScope::alone();  // a recording takes hold of LibTorch's generator
+      StepTable::Scope const scope(table_, StepTable::Mode::record);
+      graph->begin();
+      table_.start_recording();
+      one();
+      table_.end_recording();
+      graph->end();
+      table_.keep_row();
+    } catch (std::exception const& error) {
+      graph->abandon();
+      if (step_.updated()) throw;  // what strategies have noted cannot be taken back
+      auto const what = std::string(error.what());
+      give_up(what.substr(0, what.find('\n')));
+      return one();
+    }
+    table_.send();
+    graph->replay();
+    kind.graph = std::move(graph);
+    kind.results = StepResults::of(c);
+    ++graphs_;
+    c.fast.capture = "captured";
+  }
+
+  Context& c;
+  Step<Strategies, Opt>& step_;
+  Plan& plan_;
+  StepTable table_;
+  std::optional<OwnStream> stream_;
+  std::vector<std::unique_ptr<Kind>> kinds_;
+  Kind* next_ = nullptr;  // of the step that was planned last, and not replayed
+  std::int64_t graphs_ = 0;
+  bool on_ = false;
+};
+
+}  // namespace v0
+}  // namespace pawl

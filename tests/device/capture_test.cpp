@@ -1,0 +1,465 @@
+// Steps that a device replays are the steps that it would have run: on a device made for tests,
+// which counts what is asked of it. (On CUDA: cuda_test.cpp.)
+
+#include <pawl/torch.hpp>
+
+#ifdef PAWL_ANY_GRAPH
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fake_device.hpp"
+#include "toy.hpp"
+
+#include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
+
+using namespace pawl;
+using namespace toy;
+
+namespace {
+
+bool starts_with(std::string const& text, std::string const& start) {
+  return text.compare(0, start.size(), start) == 0;
+}
+
+/// The losses of all steps, added up on the device.
+struct Sum {
+  static constexpr bool only_losses = true;
+  Tensor total{};
+  std::int64_t steps = 0;
+  void step(Context const& c) {
+    total = total.defined() ? total + c.task_loss : c.task_loss.clone();
+    ++steps;
+  }
+};
+
+Learner<nn::Sequential, Sgd, StrategySet<Replay>> small_learner(torch::Device device,
+                                                                std::string const& kind) {
+  auto net = network(kind, torch::kFloat32);
+  net->to(device);
+  return {net, Sgd{.lr = 0.05}, Replay{Reservoir{.capacity = 30}}};
+}
+
+struct Stop {};
+struct Stops {
+  static constexpr bool only_losses = true;
+  void step(Context const& c) {
+    if (c.step == 60) throw Stop{};
+  }
+};
+
+template <class L>
+struct SavesAhead {
+  static constexpr bool only_losses = true;
+  L& learner;
+  void step(Context const& c) {
+    if (c.step == 60) learner.save("none.safetensors");
+  }
+};
+
+/// What a run on the device made for tests says about its steps, and whether it learned what the
+/// same run learned step by step.
+template <class Make>
+std::string engine_of(Make&& make, Experience const& experience, Training training) {
+  auto captured = make();
+  training.engine = Engine::compiled;
+  captured.fit(experience, training);
+  auto eager = make();
+  training.engine = Engine::eager;
+  eager.fit(experience, training);
+  CHECK(captured.context().weights().equal(eager.context().weights()));
+  return captured.context().engine();
+}
+
+}  // namespace
+
+TEST_CASE("the device made for tests refuses what CUDA refuses, and only notes what it records") {
+  auto const there = fake::device();
+  auto const x = torch::ones({3}).to(there);
+  auto kept = torch::zeros({3}).to(there), lost = torch::zeros({3}).to(there);
+  auto const record = [](auto&& work) {
+    auto graph = std::make_unique<DeviceGraph>(fake::device());
+    graph->begin();
+    try {
+      work();
+    } catch (...) {
+      graph->abandon();
+      throw;
+    }
+    graph->end();
+    return graph;
+  };
+  auto const graph = record([&] { kept.add_(x); });
+  CHECK(kept.cpu().equal(torch::zeros({3})));
+  graph->replay();
+  graph->replay();
+  CHECK(kept.cpu().equal(torch::full({3}, 2.0)));
+  CHECK_THROWS(record([&] { x.cpu(); }));
+  CHECK_THROWS(record([&] { torch::ones({3}).to(there); }));
+  CHECK_THROWS(record([&] { x.sum().item<float>(); }));
+  CHECK_THROWS(record([&] { x.nonzero(); }));
+  auto const dangling = record([&] { lost.add_(x); });
+  lost.reset();
+  CHECK_THROWS(dangling->replay());
+}
+
+TEST_CASE("every strategy learns the same captured as step by step, and as on the host") {
+  for (auto const& name : all_strategies()) {
+    for (std::string const kind : {"linear", "norm", "growing"}) {
+      for (std::string const optimizer : {"sgd", "momentum", "adam"}) {
+        for (std::int64_t const shards : {1, 2}) {
+          if (shards == 2 && optimizer != "momentum") continue;
+          INFO("strategy: ", name, ", network: ", kind, ", optimizer: ", optimizer,
+               ", shards: ", shards);
+          Training training{.epochs = 4, .batch_size = 14, .shards = shards};
+          auto const run_on = [&](torch::Device device) {
+            return run(name, kind, device, torch::kFloat64, optimizer_named(optimizer), training);
+          };
+          auto const captured = run_on(fake::device());
+          auto const host = run_on(torch::kCPU);
+          training.engine = Engine::eager;
+          auto const eager = run_on(fake::device());
+          CHECK(starts_with(captured.engine, "captured, "));
+          CHECK(starts_with(eager.engine, "not captured (engine = eager"));
+          CHECK(captured.weights.equal(eager.weights));
+          CHECK(captured.losses == eager.losses);
+          CHECK(captured.accuracy == eager.accuracy);
+          CHECK(distance(captured.weights, host.weights) < 1e-7);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("steps that nobody looks at are planned many at a time") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  Training const training{.epochs = 200, .batch_size = 12};  // 1000 steps
+  auto learner = small_learner(fake::device(), "linear");
+  learner.fit(experience, {.epochs = 20, .batch_size = 12});  // the memory fills up
+  fake::counts = {};
+  learner.fit(experience, training);
+  auto const& counts = fake::counts;
+  CHECK(counts.replays == 1000 - 2);
+  CHECK(counts.recorded == 1);
+  // Two steps were run as written, and the rest needed four tables of 256 steps, one after the step
+  // that was recorded. The losses are looked at once per table.
+  CHECK(counts.to_device < 20);
+  CHECK(counts.waits <= 8);
+  CHECK(counts.kernels < 200);
+}
+
+TEST_CASE("a captured step asks the device for nothing but its replay") {
+  auto const stream = images(Scenario::classes, fake::device());
+  auto const asked = [&](std::string const& name, Engine engine, std::int64_t epochs) {
+    std::vector<AnyStrategy> strategies;
+    if (name != "naive") strategies.push_back(configured(name));
+    auto learner = learner_of(network("linear", torch::kFloat32), fake::device(),
+                              std::move(strategies), Sgd{.lr = 0.01});
+    learner.fit(stream[0], {.epochs = 4, .batch_size = 10});  // the memory fills up
+    fake::counts = {};
+    learner.fit(stream[1], {.epochs = epochs, .batch_size = 10, .engine = engine});
+    return fake::counts;
+  };
+  std::puts("operations, copies to the device, waits of the host, replays; per step");
+  for (auto const& name : all_strategies()) {
+    INFO("strategy: ", name);
+    for (auto const engine : {Engine::eager, Engine::compiled}) {
+      constexpr double steps = 6 * 200;
+      auto const few = asked(name, engine, 100), more = asked(name, engine, 300);
+      auto const per_step = [&](auto of) {
+        return static_cast<double>(more.*of - few.*of) / steps;
+      };
+      auto const kernels = per_step(&fake::Counts::kernels);
+      auto const copies = per_step(&fake::Counts::to_device);
+      auto const waits = per_step(&fake::Counts::waits);
+      auto const replays = per_step(&fake::Counts::replays);
+      std::printf("%-8s %-8s %5.1f %6.3f %6.3f %4.1f\n", name.c_str(),
+                  engine == Engine::eager ? "eager" : "captured", kernels, copies, waits, replays);
+      if (engine == Engine::eager) continue;
+      CHECK(replays == 1);
+      CHECK(kernels < 0.01);  // a table in 256 steps
+      CHECK(copies < 0.01);
+      CHECK(waits < 0.01);  // a look at the losses
+    }
+  }
+}
+
+TEST_CASE("observers see every step that is replayed") {
+  struct Looks {
+    std::vector<Tensor> labels, logits, weights;
+    std::vector<std::int64_t> steps;
+    bool rows_fit = true;
+    void step(Context const& c) {
+      labels.push_back(c.batch.y.cpu());
+      logits.push_back(c.logits.detach().cpu());
+      weights.push_back(c.weights().cpu().clone());
+      steps.push_back(c.step);
+      rows_fit = rows_fit && c.fresh.y.cpu().equal(c.fresh.labels);
+      std::vector<Tensor> of_parts;
+      for (auto const& part : c.batch.parts) of_parts.push_back(part.rows.labels);
+      rows_fit = rows_fit && torch::cat(of_parts).equal(labels.back());
+      rows_fit = rows_fit && c.fresh_logits().size(0) == c.fresh.size();
+    }
+  };
+  auto const seen = [&](Engine engine) {
+    auto learner = small_learner(fake::device(), "norm");
+    Looks looks;
+    Sum sum;
+    for (auto const& experience : images(Scenario::classes, fake::device())) {
+      learner.fit(experience, {.epochs = 6, .batch_size = 14, .engine = engine}, looks, sum);
+    }
+    CHECK(looks.rows_fit);
+    CHECK(sum.steps == static_cast<std::int64_t>(looks.steps.size()));
+    return std::pair(looks, sum.total.item<float>());
+  };
+  auto const [captured, sum] = seen(Engine::compiled);
+  auto const [eager, eager_sum] = seen(Engine::eager);
+  REQUIRE(captured.steps == eager.steps);
+  for (std::size_t i = 0; i < eager.steps.size(); ++i) {
+    CHECK(captured.labels[i].equal(eager.labels[i]));
+    CHECK(captured.logits[i].equal(eager.logits[i]));
+    CHECK(captured.weights[i].equal(eager.weights[i]));
+  }
+  CHECK(sum == eager_sum);
+}
+
+TEST_CASE("an observer of losses alone is told of every step of a table") {
+  auto const added = [&](Engine engine) {
+    auto learner = small_learner(fake::device(), "linear");
+    Sum sum;
+    learner.fit(images(Scenario::classes, fake::device())[0],
+                {.epochs = 10, .batch_size = 14, .engine = engine}, sum);
+    CHECK(sum.steps == 50);
+    CHECK(learner.context().step == 50);
+    CHECK(learner.context().total_steps == 50);
+    return sum.total.item<float>();
+  };
+  CHECK(added(Engine::compiled) == added(Engine::eager));
+}
+
+TEST_CASE("an observer that throws stops training after the steps that were planned") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  Training const training{.epochs = 30, .batch_size = 12};
+  auto learner = small_learner(fake::device(), "linear");
+  CHECK_THROWS_AS(learner.fit(experience, training, Stops{}), Stop);
+  auto& c = learner.context();
+  auto const stopped = c.step;
+  CHECK(stopped > 60);
+  // As if it had been asked for so many steps; the memory holds what was written to it.
+  auto other = small_learner(fake::device(), "linear");
+  auto fewer = training;
+  fewer.iterations = stopped;
+  fewer.engine = Engine::eager;
+  other.fit(experience, fewer);
+  CHECK(c.weights().equal(other.context().weights()));
+  auto const held = learner.strategy<Replay>().memory.contents();
+  CHECK(held.stored.equal(other.strategy<Replay>().memory.contents().stored));
+  CHECK(held.y.cpu().equal(held.labels));
+}
+
+TEST_CASE("an observer of losses alone cannot save what is not there yet") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  auto learner = small_learner(fake::device(), "linear");
+  SavesAhead<decltype(learner)> saves{learner};
+  CHECK_THROWS_WITH(learner.fit(experience, {.epochs = 30, .batch_size = 12}, saves),
+                    doctest::Contains("an observer that saves must not say only_losses"));
+}
+
+TEST_CASE("a learning rate that changes and a gradient that is clipped are captured") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  for (std::string const optimizer : {"sgd", "momentum", "adamw"}) {
+    INFO("optimizer: ", optimizer);
+    auto const make = [&] {
+      return learner_of(network("linear", torch::kFloat32), fake::device(), {configured("ewc")},
+                        optimizer_named(optimizer));
+    };
+    fake::counts = {};
+    auto const engine =
+        engine_of(make, experience,
+                  {.epochs = 9, .batch_size = 12, .clip_norm = 0.1, .lr_milestones = {3, 6}});
+    CHECK(engine == "captured, compiled");
+    CHECK(fake::counts.recorded == 3);  // a graph for each rate
+  }
+}
+
+TEST_CASE("a run that is saved and resumed in the middle of captured steps gives the same bits") {
+  auto const folder = std::filesystem::temp_directory_path() / "pawl_capture_test";
+  std::filesystem::create_directories(folder);
+  auto const stream = images(Scenario::classes, fake::device());
+  Training const training{.epochs = 6, .batch_size = 12};
+  for (auto const& name : all_strategies()) {
+    INFO("strategy: ", name);
+    auto const fresh = [&] {
+      std::vector<AnyStrategy> strategies;
+      if (name != "naive") strategies.push_back(configured(name));
+      return learner_of(network("growing", torch::kFloat32), fake::device(), std::move(strategies),
+                        Sgd{.lr = 0.05, .momentum = 0.9});
+    };
+    struct Saves {
+      AnyLearner& learner;
+      std::filesystem::path path;
+      void step(Context const& c) {
+        if (c.index == 1 && c.step == 14) learner.save(path);
+      }
+    };
+    auto whole = fresh();
+    whole.fit(stream[0], training);
+    whole.fit(stream[1], training, Saves{whole, folder / "middle"});
+    whole.save(folder / "end");
+    auto resumed = fresh();
+    resumed.load(folder / "middle");
+    resumed.fit(stream[1], training);
+    resumed.save(folder / "resumed");
+    CHECK(bytes_of(folder / "resumed") == bytes_of(folder / "end"));
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("heads per task are captured where all rows of an experience have one task") {
+  for (auto const& name : all_strategies()) {
+    INFO("strategy: ", name);
+    if (name == "ncm") continue;  // compares all classes
+    Training training{.epochs = 5, .batch_size = 12};
+    auto const captured =
+        run(name, "multi", fake::device(), torch::kFloat64, optimizer_named("momentum"), training);
+    training.engine = Engine::eager;
+    auto const eager =
+        run(name, "multi", fake::device(), torch::kFloat64, optimizer_named("momentum"), training);
+    auto const has_memory =
+        name == "replay" || name == "er_ace" || name == "a_gem" || name == "der" || name == "derpp";
+    CHECK(starts_with(captured.engine, "captured") == !has_memory);
+    CHECK(captured.weights.equal(eager.weights));
+    CHECK(captured.losses == eager.losses);
+  }
+}
+
+TEST_CASE("what cannot be captured runs step by step, and says why") {
+  auto const there = fake::device();
+  auto const experience = images(Scenario::classes, there)[0];
+  Training const training{.epochs = 5, .batch_size = 12};
+  auto const with = [&](AnyStrategy strategy, AnyOptimizer optimizer = Sgd{.lr = 0.05},
+                        std::string const& kind = "linear") {
+    return [=] { return learner_of(network(kind, torch::kFloat32), there, {strategy}, optimizer); };
+  };
+  auto const why = [&](auto const& make, Experience const& e, Training const& t) {
+    auto const text = engine_of(make, e, t);
+    return text.substr(0, text.find(')') + 1);
+  };
+  CHECK(why(with(Replay{}), images()[0], training) ==
+        "not captured ('tensors' does not lie on the device)");
+  auto passes = training;
+  passes.passes = 2;
+  CHECK(why(with(Replay{}), experience, passes) == "not captured (passes > 1)");
+  auto active = training;
+  active.active = Active::batch;
+  CHECK(why(with(Replay{}), experience, active) ==
+        "not captured (each batch has its own active classes)");
+  CHECK(why(with(Replay{.draw = Draw::cycle}), experience, training) ==
+        "not captured (the strategy 'replay' does not say that it is capturable)");
+  CHECK(why(with(Replay{}, make_optimizer("rmsprop")), experience, training) ==
+        "not captured (the optimizer has no  count  and  apply)");
+  CHECK(why(with(Replay{}, Sgd{.lr = 0.05}, "noise"), experience, training) ==
+        "not captured (the model draws random numbers)");
+  auto tasks = images(Scenario::task, there)[0];
+  CHECK(why(with(Replay{}, Sgd{.lr = 0.05}, "multi"), tasks, training) ==
+        "not captured (rows have heads of their own)");
+}
+
+namespace {
+
+/// A module that waits for the device in every forward.
+struct WaitingImpl : nn::Module {
+  WaitingImpl() : inner(register_module("inner", network("linear", torch::kFloat32))) {}
+  Tensor forward(Tensor const& x) {
+    auto const z = inner->forward(x);
+    return z.abs().max().item<float>() > 1e6 ? z * 0 : z;
+  }
+  nn::Sequential inner;
+};
+TORCH_MODULE(Waiting);
+
+/// A strategy of a user who did not think of devices, and one who did.
+struct Shrinks {
+  void after_step(Context& c) { c.weights().mul_(0.999); }
+};
+struct ShrinksThere : Shrinks {
+  bool capturable() const { return true; }
+};
+
+}  // namespace
+
+TEST_CASE("a module that waits for the device is noticed when a step is recorded, and runs on") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  auto const make = [] {
+    Waiting module;
+    module->to(fake::device());
+    return Learner{module, Adam{.lr = 0.01}, DerPlusPlus{.memory = Reservoir{.capacity = 30}}};
+  };
+  CHECK(engine_of(make, experience, {.epochs = 5, .batch_size = 12}) ==
+        "not captured (a look at a value is not permitted when a stream is capturing), reference: "
+        "the model is not a chain of layers");
+}
+
+TEST_CASE("a strategy of one's own is captured when it says so") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  auto const engine_with = [&](auto strategy) {
+    auto const make = [&] {
+      auto net = network("linear", torch::kFloat32);
+      net->to(fake::device());
+      return Learner{net, Sgd{.lr = 0.05}, strategy};
+    };
+    return engine_of(make, experience, {.epochs = 5, .batch_size = 12});
+  };
+  CHECK(starts_with(engine_with(Shrinks{}), "not captured (the strategy '"));
+  CHECK(engine_with(ShrinksThere{}) == "captured, compiled");
+}
+
+TEST_CASE("a loss that stops being finite is noticed in replayed steps") {
+  auto experience = images(Scenario::classes, fake::device())[0];
+  for (auto const engine : {Engine::compiled, Engine::eager}) {
+    auto learner = small_learner(fake::device(), "linear");
+    learner.optimizer().lr = 1e38;
+    Training const training{.epochs = 100, .batch_size = 12, .engine = engine};
+    CHECK_THROWS_AS(learner.fit(experience, training), Diverged);
+  }
+}
+
+TEST_CASE("a row that is drawn again while it is planned is drawn the same") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  for (std::string const draw : {"uniform", "class_balanced"}) {
+    for (std::string const memory : {"reservoir", "class_balanced", "ring"}) {
+      INFO("draw: ", draw, ", memory: ", memory);
+      auto const make = [&] {
+        AnyStrategy replay = Replay{};
+        set_option(replay, "memory", memory);
+        for (auto const& option : options_of(replay).all()) {
+          if (option.name == "capacity") set_option(replay, "capacity", "20");
+        }
+        set_option(replay, "draw", draw);
+        set_option(replay, "batch", "7");
+        return learner_of(network("linear", torch::kFloat32), fake::device(), {replay},
+                          Sgd{.lr = 0.05});
+      };
+      CHECK(engine_of(make, experience, {.epochs = 9, .batch_size = 13}) == "captured, compiled");
+    }
+  }
+}
+
+#else
+
+#include <cstdio>
+
+#include <doctest/doctest.h>
+
+TEST_CASE("captured steps on a device made for tests") {
+  std::puts("not run: this LibTorch records on CUDA alone");
+}
+
+#endif
