@@ -4,6 +4,7 @@
 
 #include "commands.hpp"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 namespace bench {
@@ -80,6 +81,13 @@ Config take_config(Parsed& parsed, std::string const& command) {
 void set_threads(std::int64_t threads) {
   at::set_num_threads(static_cast<int>(threads));
   at::set_num_interop_threads(1);
+}
+
+void set_precision(Precision precision) {
+  constexpr char const* names[] = {"highest", "high", "medium"};
+  auto& context = at::globalContext();
+  context.setFloat32MatmulPrecision(names[static_cast<int>(precision)]);
+  context.setAllowTF32CuDNN(precision != Precision::highest);  // LibTorch would allow it
 }
 
 }  // namespace bench

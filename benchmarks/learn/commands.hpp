@@ -43,6 +43,7 @@ std::string version_text();
 
 /// Sets the process up for a run: threads once and for all.
 void set_threads(std::int64_t threads);
+void set_precision(Precision precision);
 
 constexpr int exit_interrupted = 130;
 

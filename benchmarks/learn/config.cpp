@@ -137,6 +137,10 @@ void RunOptions::describe(pawl::Options& o) {
     "seeds run at the same time, each in threads of its own; the results are the same, the seconds "
     "of a seed are not");
   o("device", device, "cpu, cuda or cuda:N");
+  o("precision", precision, {"highest", "high", "medium"},
+    "of float32 products and convolutions: highest, all bits; high, TensorFloat32 on a GPU; "
+    "medium, "
+    "bfloat16 where the processor has it");
   o("data", data, "folder of the data sets; empty: PAWL_DATA, else data");
   o("out", out, "file for the results, one JSON object per line; empty: none");
   o("epochs_per_experience", epochs_per_experience, pawl::at_least(1),

@@ -25,6 +25,8 @@ inline std::vector<std::string> const reference_names{"naive", "joint", "cumulat
                                                       "from_scratch"};
 
 enum class Evaluate { each, final_only };
+/// Of products and convolutions of float32 numbers, under LibTorch's names.
+enum class Precision { highest, high, medium };
 enum class Format { table, json, csv };
 
 /// Options of a run that belong to no component.
@@ -36,6 +38,7 @@ struct RunOptions {
   std::int64_t threads = 1;
   std::int64_t jobs = 1;
   std::string device = "cpu";
+  Precision precision = Precision::highest;
   std::string data;
   std::string out;
   std::vector<std::int64_t> epochs_per_experience;

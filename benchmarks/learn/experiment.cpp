@@ -8,9 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include <pawl/data/pad.hpp>
 #include <pawl/observe/progress.hpp>
 
-#include <sys/resource.h>
+#include "cost.hpp"
 
 #include <ATen/Context.h>
 
@@ -28,6 +29,8 @@ double seconds_since(Clock::time_point start) {
 /// Sums of losses on the device, read once at the end of an experience. Asks after every step
 /// whether the user wants to stop: a compiled step does not pass through the model's forward.
 struct Losses {
+  static constexpr bool only_losses = true;
+
   void step(pawl::Context const& c) {
     torch::NoGradGuard no_grad;
     add(sum, c.task_loss);
@@ -146,12 +149,6 @@ std::vector<double> untrained_accuracy(pawl::AnyLearner& of, pawl::Stream const&
   return pawl::evaluate(learner, test, options).accuracy;
 }
 
-std::int64_t peak_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
-}
-
 /// A model that was trained jointly has no row per experience: only its accuracy at the end is
 /// defined.
 void joint_metrics(SeedResult& result, pawl::AccuracyRow const& row) {
@@ -220,7 +217,9 @@ std::vector<pawl::StrategyRecord> check(Config const& config) {
   return list.records();
 }
 
-pawl::TrainTest load_data(Config const& config) { return config.stream.load(config.run.data); }
+pawl::TrainTest load_data(Config const& config) {
+  return pawl::on_device(config.stream.load(config.run.data), device_of(config.run.device));
+}
 
 pawl::Training training_of(Config const& config, std::size_t e, std::int64_t rows) {
   auto training = config.training;
@@ -248,9 +247,10 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
   auto& learner = setting.learner;
   SeedResult result{.seed = seed};
   pawl::AccuracyMatrix matrix;
-  auto const timed = [](double& seconds, auto&& work) {
+  auto const timed = [&](double& seconds, auto&& work) {
     auto const begin = Clock::now();
     work();
+    wait_for(learner.context().arena.device());
     seconds += seconds_since(begin);
   };
   timed(result.evaluate_seconds,
@@ -304,6 +304,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
   result.state_bytes = learner.state_bytes();
   result.engine = learner.context().engine();
   result.peak_bytes = peak_bytes();
+  result.peak_device_bytes = peak_device_bytes(learner.context().arena.device());
   result.total_seconds = seconds_since(start);
   return result;
 }

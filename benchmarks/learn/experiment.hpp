@@ -52,8 +52,9 @@ struct SeedResult {
   std::int64_t steps = 0;
   std::int64_t samples = 0;  ///< fresh rows trained on
   std::int64_t parameters = 0;
-  std::int64_t state_bytes = 0;  ///< of the strategies, memories included
-  std::int64_t peak_bytes = 0;   ///< resident memory of the process so far
+  std::int64_t state_bytes = 0;                        ///< of the strategies, memories included
+  std::int64_t peak_bytes = 0;                         ///< resident memory of the process so far
+  std::optional<std::int64_t> peak_device_bytes = {};  ///< of tensors on a device so far
 
   std::optional<double> metric(std::string const& name) const;
 };

@@ -6,8 +6,9 @@
 
 #include <pawl/engine/phase.hpp>
 
+#include "cost.hpp"
+
 #include <c10/core/CPUAllocator.h>
-#include <torch/cuda.h>
 
 namespace bench {
 
@@ -62,6 +63,7 @@ PhaseListener::PhaseListener(Measure measure, torch::Device device)
   } else {
     callback.scopes({at::RecordScope::USER_SCOPE, at::RecordScope::FUNCTION,
                      at::RecordScope::BACKWARD_FUNCTION});
+    callback.needsInputs(true);
   }
   handle_ = at::addThreadLocalCallback(callback);
 }
@@ -79,6 +81,7 @@ std::unique_ptr<at::ObserverContext> PhaseListener::began(at::RecordFunction con
   } else if (!self.open_.empty()) {
     auto& record = self.records_[self.open_.back().record];
     ++(call.scope() == at::RecordScope::FUNCTION ? record.operations : record.nodes);
+    record.flops += flops_of(call);
   }
   return nullptr;
 }
@@ -116,9 +119,7 @@ void PhaseListener::close() {
   record.seconds += std::chrono::duration<double>(Clock::now() - done.since).count();
 }
 
-void PhaseListener::wait() const {
-  if (device_.is_cuda()) torch::cuda::synchronize(device_.index());
-}
+void PhaseListener::wait() const { wait_for(device_); }
 
 std::vector<PhaseRecord> PhaseListener::records() const {
   auto all = records_;
@@ -126,6 +127,7 @@ std::vector<PhaseRecord> PhaseListener::records() const {
     if (all[i].parent == PhaseRecord::no_parent) continue;
     all[all[i].parent].operations += all[i].operations;
     all[all[i].parent].nodes += all[i].nodes;
+    all[all[i].parent].flops += all[i].flops;
   }
   std::vector<PhaseRecord> ordered;
   append_inner(all, PhaseRecord::no_parent, ordered);

@@ -25,6 +25,7 @@ struct PhaseRecord {
   std::int64_t operations = 0;   ///< calls of LibTorch operations, those inside of others too
   std::int64_t allocations = 0;  ///< on the host
   std::int64_t nodes = 0;        ///< nodes of autograd's graph that ran
+  std::int64_t flops = 0;        ///< in products and convolutions, see cost.hpp
 };
 
 /// Adds up the parts of this thread's training for as long as it lives; one at a time.

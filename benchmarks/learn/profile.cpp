@@ -1,14 +1,17 @@
 // Where the time of training goes, part by part.
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "commands.hpp"
+#include "cost.hpp"
 #include "experiment.hpp"
 #include "phases.hpp"
 #include "record.hpp"
@@ -34,7 +37,20 @@ struct Profile {
   std::int64_t steps = 0;
   std::int64_t samples = 0;        ///< fresh rows
   std::int64_t counted_steps = 0;  ///< in which operations, allocations and nodes were counted
-  std::string engine;
+  std::string engine;              ///< of a run
+  double run_seconds = 0;          ///< training as in a run, where nothing is watched
+  std::int64_t run_steps = 0, run_samples = 0;
+  std::int64_t flops = 0;       ///< of the counted steps
+  double product_rate = 0;      ///< floating-point operations per second of large products
+  std::int64_t peak_bytes = 0;  ///< resident memory of the process
+  std::optional<std::int64_t> peak_device_bytes;
+
+  double steps_per_second() const { return static_cast<double>(run_steps) / run_seconds; }
+  double samples_per_second() const { return static_cast<double>(run_samples) / run_seconds; }
+  double flops_per_step() const {
+    return static_cast<double>(flops) / static_cast<double>(counted_steps);
+  }
+  double flops_per_second() const { return flops_per_step() * steps_per_second(); }
 };
 
 /// The first rows of an experience, so many that an epoch has at most this many steps.
@@ -45,6 +61,8 @@ pawl::Experience cut(pawl::Experience experience, std::int64_t steps, std::int64
 }
 
 struct Steps {
+  static constexpr bool only_losses = true;
+
   void step(pawl::Context const& c) {
     ++count;
     samples += c.fresh.size();
@@ -66,8 +84,37 @@ void count_operations(pawl::AnyLearner& learner, pawl::Experience const& experie
       part.operations = counted.operations;
       part.allocations = counted.allocations;
       part.nodes = counted.nodes;
+      part.flops = counted.flops;
+      if (part.path == "step") profile.flops = counted.flops;
     }
   }
+}
+
+/// From before the first step of an experience until a device is done with the last one.
+struct Stopwatch {
+  static constexpr bool only_losses = true;
+  using Clock = std::chrono::steady_clock;
+
+  void begin(pawl::Context const&) { started = Clock::now(); }
+  void step(pawl::Context const& c) {
+    if (c.step < c.steps) return;
+    wait_for(c.arena.device());
+    seconds = std::chrono::duration<double>(Clock::now() - started).count();
+  }
+  Clock::time_point started = {};
+  double seconds = 0;
+};
+
+/// Learns the last experience once more as a run does.
+void run_unwatched(pawl::AnyLearner& learner, pawl::Experience const& experience,
+                   pawl::Training training, std::int64_t count, Profile& profile) {
+  Steps steps;
+  Stopwatch watch;
+  training.iterations = count;
+  learner.fit(experience, training, steps, watch);
+  profile.run_seconds = watch.seconds;
+  profile.run_steps = steps.count, profile.run_samples = steps.samples;
+  profile.engine = learner.context().engine();
 }
 
 /// Learns an experience under LibTorch's profiler: what it saw, as a Chrome trace.
@@ -99,6 +146,13 @@ Profile profile_of(Config const& config, ProfileOptions const& options, OutputFi
     training.epochs = 1;
     return training;
   };
+  // A device does a step that was captured as a whole: there are no parts to be told apart.
+  auto const in_parts = [&](std::int64_t e) {
+    auto training = training_at(e);
+    auto const captured = training.engine == pawl::Engine::compiled;
+    if (captured && config.run.device != "cpu") training.engine = pawl::Engine::eager;
+    return training;
+  };
   Profile profile;
   auto const last = stream.size() - 1;
   auto const part = [&](std::int64_t e, std::int64_t steps) {
@@ -109,22 +163,26 @@ Profile profile_of(Config const& config, ProfileOptions const& options, OutputFi
     Steps unseen;
     learner.fit(part(0, options.steps), training_at(0), unseen);
   }
+  auto const device = learner.context().arena.device();
   {
     Steps steps;
-    PhaseListener listener(PhaseListener::Measure::time, learner.context().arena.device());
+    PhaseListener listener(PhaseListener::Measure::time, device);
     for (auto e = std::min<std::int64_t>(last, 1); e <= last; ++e) {
-      learner.fit(part(e, options.steps), training_at(e), steps);
+      learner.fit(part(e, options.steps), in_parts(e), steps);
       ++profile.experiences;
     }
     profile.parts = listener.records();
     profile.steps = steps.count, profile.samples = steps.samples;
   }
-  profile.engine = learner.context().engine();
-  count_operations(learner, part(last, std::min<std::int64_t>(options.steps, 50)),
-                   training_at(last), profile);
+  run_unwatched(learner, part(last, options.steps), training_at(last), options.steps, profile);
+  profile.peak_bytes = peak_bytes();
+  profile.peak_device_bytes = peak_device_bytes(device);
+  count_operations(learner, part(last, std::min<std::int64_t>(options.steps, 50)), in_parts(last),
+                   profile);
+  profile.product_rate = rate_of_products(device);
   if (!options.trace.empty()) {
     trace.line(trace_of(learner, part(last, std::min<std::int64_t>(options.steps, 50)),
-                        training_at(last), options.trace + ".whole"));
+                        in_parts(last), options.trace + ".whole"));
     trace.finish();
   }
   return profile;
@@ -139,7 +197,7 @@ std::string table(Config const& config, Profile const& profile) {
     if (part.path == "step") all = part.seconds;
   }
   std::vector<std::vector<std::string>> rows{
-      {"part of a step", "us", "share", "operations", "allocations", "graph nodes"}};
+      {"part of a step", "us", "share", "operations", "allocations", "graph nodes", "MFLOP"}};
   std::vector<std::vector<std::string>> others{{"part of an experience", "ms"}};
   for (auto const& part : profile.parts) {
     auto const indent = std::string(static_cast<std::size_t>(2 * part.depth), ' ');
@@ -148,9 +206,14 @@ std::string table(Config const& config, Profile const& profile) {
         return fmt::format("{:.1f}",
                            static_cast<double>(n) / static_cast<double>(profile.counted_steps));
       };
+      auto const mega = [&](std::int64_t flops) {
+        return fmt::format("{:.3g}", static_cast<double>(flops) / 1e6 /
+                                         static_cast<double>(profile.counted_steps));
+      };
       rows.push_back({indent + part.name, fmt::format("{:.1f}", part.seconds / steps * 1e6),
                       fmt::format("{:.1f} %", part.seconds / all * 100), counted(part.operations),
-                      counted(part.allocations), counted(part.nodes)});
+                      counted(part.allocations), counted(part.nodes),
+                      part.flops == 0 ? "" : mega(part.flops)});
     } else {
       others.push_back(
           {indent + part.name,
@@ -158,10 +221,22 @@ std::string table(Config const& config, Profile const& profile) {
     }
   }
   auto text =
-      fmt::format("{} on {}, engine {}, {}: {} steps in {} experience{}, {:.0f} samples/s\n\n",
-                  config.strategy_text(), config.stream.name, profile.engine, config.run.device,
-                  profile.steps, profile.experiences, profile.experiences == 1 ? "" : "s",
-                  static_cast<double>(profile.samples) / all);
+      fmt::format("{} on {}, engine {}, {}: {} steps in {} experience{}\n", config.strategy_text(),
+                  config.stream.name, profile.engine, config.run.device, profile.steps,
+                  profile.experiences, profile.experiences == 1 ? "" : "s");
+  text += fmt::format("the last experience as a run learns it: {:.0f} steps/s, {:.0f} samples/s\n",
+                      profile.steps_per_second(), profile.samples_per_second());
+  text += fmt::format(
+      "products and convolutions: {:.3g} MFLOP a step, {:.3g} GFLOP/s, {:.0f} % of what large "
+      "products reach ({:.3g} GFLOP/s)\n",
+      profile.flops_per_step() / 1e6, profile.flops_per_second() / 1e9,
+      profile.flops_per_second() / profile.product_rate * 100, profile.product_rate / 1e9);
+  text += fmt::format("peak memory: {:.0f} MB", static_cast<double>(profile.peak_bytes) / 1e6);
+  if (profile.peak_device_bytes) {
+    text += fmt::format(", {:.0f} MB on the device",
+                        static_cast<double>(*profile.peak_device_bytes) / 1e6);
+  }
+  text += "\n\n";
   text += aligned(rows);
   if (others.size() > 1) text += "\n" + aligned(others);
   return text;
@@ -175,21 +250,30 @@ Json json(Profile const& profile) {
                      {"seconds", part.seconds},
                      {"operations", part.operations},
                      {"allocations", part.allocations},
-                     {"nodes", part.nodes}});
+                     {"nodes", part.nodes},
+                     {"flops", part.flops}});
   }
   return {{"engine", profile.engine},
           {"experiences", profile.experiences},
           {"steps", profile.steps},
           {"samples", profile.samples},
           {"counted_steps", profile.counted_steps},
+          {"steps_per_second", profile.steps_per_second()},
+          {"samples_per_second", profile.samples_per_second()},
+          {"flops_per_step", profile.flops_per_step()},
+          {"flops_per_second", profile.flops_per_second()},
+          {"product_flops_per_second", profile.product_rate},
+          {"peak_memory_bytes", profile.peak_bytes},
+          {"peak_device_memory_bytes",
+           profile.peak_device_bytes ? Json(*profile.peak_device_bytes) : Json(nullptr)},
           {"parts", parts}};
 }
 
 std::string csv(Profile const& profile) {
-  std::string text = "part,calls,seconds,operations,allocations,nodes\n";
+  std::string text = "part,calls,seconds,operations,allocations,nodes,flops\n";
   for (auto const& part : profile.parts) {
-    text += fmt::format("{},{},{},{},{},{}\n", part.path, part.calls, part.seconds, part.operations,
-                        part.allocations, part.nodes);
+    text += fmt::format("{},{},{},{},{},{},{}\n", part.path, part.calls, part.seconds,
+                        part.operations, part.allocations, part.nodes, part.flops);
   }
   return text;
 }
@@ -200,8 +284,9 @@ constexpr char const* usage =
     "of a step goes: reading\nrows, forward, backward, each hook of each strategy, the memory, the "
     "optimizer. The first experience is left out where\nthere are more, because little is kept "
     "against forgetting there. Operations (calls of LibTorch, nested ones included),\nallocations "
-    "on the host and nodes of autograd's graph are counted in further steps of the last "
-    "experience.\n\n"
+    "on the host, nodes of autograd's graph and floating-point operations of products and "
+    "convolutions are counted in\nfurther steps of the last experience. On a GPU every part is "
+    "waited for, and steps are not captured; the rates at the top are\nthose of a run.\n\n"
     "  --steps N\n      Steps per experience, at most. Default 200.\n"
     "  --trace FILE\n      Also write up to 50 steps of the last experience as a Chrome trace "
     "(chrome://tracing, Perfetto).\n"
@@ -248,6 +333,7 @@ int profile_command(Arguments const& arguments) {
   catch_interrupts();
   OutputFile trace(options.trace, options.force, "--trace");
   set_threads(config.run.threads);
+  set_precision(config.run.precision);
   try {
     auto const profile = profile_of(config, options, trace);
     auto const text = config.run.format == Format::table  ? table(config, profile)

@@ -143,7 +143,9 @@ Json result_record(SeedResult const& r) {
   metrics["forgetting_at"] =
       r.forgetting_at_all.empty() ? Json(nullptr) : numbers(r.forgetting_at_all);
   for (auto const& row : r.matrix) matrix.push_back(numbers(row));
-  auto const rate = r.train_seconds > 0 ? static_cast<double>(r.samples) / r.train_seconds : 0;
+  auto const per_second = [&](std::int64_t count) {
+    return r.train_seconds > 0 ? static_cast<double>(count) / r.train_seconds : 0;
+  };
   return {
       {"record", "result"},
       {"seed", r.seed},
@@ -157,10 +159,13 @@ Json result_record(SeedResult const& r) {
        {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}, {"total", r.total_seconds}}},
       {"steps", r.steps},
       {"samples", r.samples},
-      {"samples_per_second", rate},
+      {"samples_per_second", per_second(r.samples)},
+      {"steps_per_second", per_second(r.steps)},
       {"parameters", r.parameters},
       {"state_bytes", r.state_bytes},
-      {"peak_memory_bytes", r.peak_bytes}};
+      {"peak_memory_bytes", r.peak_bytes},
+      {"peak_device_memory_bytes",
+       r.peak_device_bytes ? Json(*r.peak_device_bytes) : Json(nullptr)}};
 }
 
 std::map<std::string, pawl::Summary> summaries(std::vector<SeedResult> const& results) {

@@ -278,6 +278,7 @@ int reproduce_command(Arguments const& arguments) {
   catch_interrupts();  // before there is a file that would be left behind
   OutputFile out(path, force);
   set_threads(first.run.threads);
+  set_precision(first.run.precision);
   return run_all(targets, request, out);
 }
 

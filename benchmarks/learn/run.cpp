@@ -35,6 +35,7 @@ int run(Config& config, bool force) {
   catch_interrupts();  // before there is a file that would be left behind
   OutputFile out(config.run.out, force);
   set_threads(config.run.threads);
+  set_precision(config.run.precision);
   auto const header = header_record(config, strategies);
   out.line(header);
   std::vector<SeedResult> results;

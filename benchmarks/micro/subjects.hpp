@@ -33,13 +33,14 @@ class Products {
  public:
   static constexpr std::array<std::int64_t, 4> widths{784, 400, 400, 10};
 
-  explicit Products(std::int64_t rows) {
-    pawl::NoiseScope noise(pawl::Generator(2));
+  explicit Products(std::int64_t rows, torch::Device device = torch::kCPU) {
+    pawl::NoiseScope noise(pawl::Generator(2), device);
     for (auto const width : widths) {
-      h_.push_back(torch::randn({rows, width})), d_.push_back(torch::randn({rows, width}));
+      h_.push_back(torch::randn({rows, width}, device));
+      d_.push_back(torch::randn({rows, width}, device));
     }
     for (std::size_t l = 0; l < 3; ++l) {
-      w_.push_back(torch::randn({widths[l + 1], widths[l]})), g_.push_back(w_[l].clone());
+      w_.push_back(torch::randn({widths[l + 1], widths[l]}, device)), g_.push_back(w_[l].clone());
       flops_ += 2. * static_cast<double>(rows * w_[l].numel());
     }
     first_ = 2. * static_cast<double>(rows * w_[0].numel());

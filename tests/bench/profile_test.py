@@ -31,6 +31,30 @@ class Profile(Case):
         for what in ("seconds", *COUNTS):
             self.assertLessEqual(sum(part[what] for part in inner), parts["step"][what], what)
 
+    def test_floating_point_operations_are_those_of_the_products(self):
+        rows, widths = 10, (64, 32, 32, 10)
+        layers = [2 * rows * a * b for a, b in zip(widths, widths[1:])]
+        for engine in ("compiled", "reference"):
+            profile = self.profile("--strategy", "naive", "--engine", engine, "--training.drop-last", "true")
+            parts = {part["part"]: part["flops"] for part in profile["parts"]}
+            steps = profile["counted_steps"]
+            self.assertEqual(parts["step/forward"], steps * sum(layers))
+            self.assertEqual(parts["step/backward"], steps * (2 * sum(layers) - layers[0]))
+            self.assertEqual(profile["flops_per_step"] * steps, parts["step"])
+            self.assertAlmostEqual(profile["flops_per_second"] / profile["flops_per_step"] / profile["steps_per_second"], 1)
+            self.assertAlmostEqual(profile["samples_per_second"] / profile["steps_per_second"], rows)
+            self.assertGreater(profile["product_flops_per_second"], 1e8)
+
+    def test_floating_point_operations_are_those_of_the_convolutions(self):
+        profile = json.loads(self.succeed("profile", "--stream", "split_digits", "--data", DATA, "--model", "small_cnn",
+                                          "--model.channels", "4,6", "--model.hidden", 16, "--batch-size", 10,
+                                          "--training.drop-last", "true", "--steps", 5, "--format", "json"))
+        parts = {part["part"]: part["flops"] / profile["counted_steps"] for part in profile["parts"]}
+        first = 2 * 10 * (8 * 8 * 4) * (5 * 5 * 1)
+        others = 2 * 10 * (4 * 4 * 6) * (5 * 5 * 4) + 2 * 10 * (2 * 2 * 6 * 16 + 16 * 10)
+        self.assertEqual(parts["step/forward"], first + others)
+        self.assertEqual(parts["step/backward"], first + 2 * others)
+
     def test_a_trace_is_written_whole_and_never_over_another_file(self):
         path = self.folder / "trace.json"
         self.profile("--trace", path)
