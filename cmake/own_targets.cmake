@@ -32,8 +32,9 @@ target_compile_definitions(pawl_own INTERFACE FMT_HEADER_ONLY=1)
 if(PAWL_PCH)
   set(torch_header "${PROJECT_SOURCE_DIR}/include/pawl/torch.hpp")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${torch_header}")
-  file(STRINGS "${torch_header}" torch_includes REGEX "^#include <.*>")
-  list(TRANSFORM torch_includes REPLACE "^#include " "")
+  file(READ "${torch_header}" torch_includes)
+  string(REGEX REPLACE "\n#if .*" "" torch_includes "${torch_includes}")  # the rest depends on the LibTorch
+  string(REGEX MATCHALL "<[^>\n]+>" torch_includes "${torch_includes}")
 
   add_library(pawl_pch OBJECT "${PROJECT_SOURCE_DIR}/cmake/pch.cpp")
   target_link_libraries(pawl_pch PRIVATE pawl_own)
