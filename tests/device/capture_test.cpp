@@ -111,29 +111,31 @@ TEST_CASE("the device made for tests refuses what CUDA refuses, and only notes w
 }
 
 TEST_CASE("every strategy learns the same captured as step by step, and as on the host") {
+  struct Case {
+    std::string network, optimizer;
+    std::int64_t shards;
+  };
   for (auto const& name : all_strategies()) {
-    for (std::string const kind : {"linear", "norm", "growing"}) {
-      for (std::string const optimizer : {"sgd", "momentum", "adam"}) {
-        for (std::int64_t const shards : {1, 2}) {
-          if (shards == 2 && optimizer != "momentum") continue;
-          INFO("strategy: ", name, ", network: ", kind, ", optimizer: ", optimizer,
-               ", shards: ", shards);
-          Training training{.epochs = 4, .batch_size = 14, .shards = shards};
-          auto const run_on = [&](torch::Device device) {
-            return run(name, kind, device, torch::kFloat64, optimizer_named(optimizer), training);
-          };
-          auto const captured = run_on(fake::device());
-          auto const host = run_on(torch::kCPU);
-          training.engine = Engine::eager;
-          auto const eager = run_on(fake::device());
-          CHECK(starts_with(captured.engine, "captured, "));
-          CHECK(starts_with(eager.engine, "not captured (engine = eager"));
-          CHECK(captured.weights.equal(eager.weights));
-          CHECK(captured.losses == eager.losses);
-          CHECK(captured.accuracy == eager.accuracy);
-          CHECK(distance(captured.weights, host.weights) < 1e-7);
-        }
-      }
+    for (auto const& one :
+         {Case{"linear", "sgd", 1}, Case{"linear", "adam", 1}, Case{"norm", "momentum", 1},
+          Case{"norm", "sgd", 2}, Case{"growing", "adam", 1}}) {
+      INFO("strategy: ", name, ", network: ", one.network, ", optimizer: ", one.optimizer,
+           ", shards: ", one.shards);
+      Training training{.epochs = 4, .batch_size = 14, .shards = one.shards};
+      auto const run_on = [&](torch::Device device) {
+        return run(name, one.network, device, torch::kFloat64, optimizer_named(one.optimizer),
+                   training);
+      };
+      auto const captured = run_on(fake::device());
+      auto const host = run_on(torch::kCPU);
+      training.engine = Engine::eager;
+      auto const eager = run_on(fake::device());
+      CHECK(starts_with(captured.engine, "captured, "));
+      CHECK(starts_with(eager.engine, "not captured (engine = eager"));
+      CHECK(captured.weights.equal(eager.weights));
+      CHECK(captured.losses == eager.losses);
+      CHECK(captured.accuracy == eager.accuracy);
+      CHECK(distance(captured.weights, host.weights) < 1e-7);
     }
   }
 }

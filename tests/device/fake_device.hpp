@@ -185,7 +185,7 @@ inline Stack record(c10::OperatorHandle const& op, Stack const& operands) {
       values[i] = sized(operands[static_cast<std::size_t>(same)], values[i]);
     } else if (values[i].toTensor().defined()) {
       results[i] = like(values[i].toTensor());
-      std::memset(results[i].data_ptr(), 0xEE, results[i].nbytes());
+      if (results[i].numel() > 0) std::memset(results[i].data_ptr(), 0xEE, results[i].nbytes());
       values[i] = results[i];
     }
   }
