@@ -291,6 +291,23 @@ TEST_CASE("a learning rate that changes and a gradient that is clipped are captu
   }
 }
 
+TEST_CASE("images that are varied anew in every step are captured, and as on the host") {
+  Training const training{.epochs = 6, .batch_size = 12, .augment = {.crop = 2, .flip = true}};
+  auto eager = training, host = training;
+  eager.engine = Engine::eager;
+  for (auto const& name : all_strategies()) {
+    INFO("strategy: ", name);
+    auto const run_on = [&](torch::Device device, Training const& how) {
+      return run(name, "linear", device, torch::kFloat64, optimizer_named("sgd"), how);
+    };
+    auto const captured = run_on(fake::device(), training), slow = run_on(fake::device(), eager);
+    CHECK(captured.engine == "captured, compiled");
+    CHECK(captured.weights.equal(slow.weights));
+    CHECK(captured.losses == slow.losses);
+    CHECK(distance(captured.weights, run_on(torch::kCPU, host).weights) < 1e-9);
+  }
+}
+
 TEST_CASE("a run that is saved and resumed in the middle of captured steps gives the same bits") {
   auto const folder = std::filesystem::temp_directory_path() / "pawl_capture_test";
   std::filesystem::create_directories(folder);

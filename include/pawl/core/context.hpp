@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,11 +12,12 @@
 #include "../engine/arena.hpp"
 #include "../engine/fast_paths.hpp"
 #include "../engine/phase.hpp"
-#include "../engine/plan.hpp"
+#include "../engine/shards.hpp"
 #include "archive.hpp"
 #include "data.hpp"
 #include "model.hpp"
 #include "random.hpp"
+#include "scopes.hpp"
 #include "task_labels.hpp"
 #include "training.hpp"
 
@@ -108,6 +108,14 @@ class Context {
     return fast.images(train.normalise(stored.to(arena.device()), arena.dtype()));
   }
 
+  /// Rows as the present step shows them to the network (see `Augment`); `generator` draws how.
+  Rows varied(Rows rows, Generator generator) const {
+    if (!training.augment.any() || rows.size() == 0) return rows;
+    auto const views = upload(training.augment.draw(rows.size(), generator), arena.device());
+    if (!planning()) rows.stored = augmented(rows.stored.to(arena.device()), views);
+    return rows;
+  }
+
   /// Logits of inputs; `tasks` [n] int64 (host) where rows have task ids.
   Tensor forward(Tensor const& x, Tensor const& tasks = {}) const {
     model.route(tasks);
@@ -127,73 +135,6 @@ class Context {
   /// buffers, `.grad`, mode and generators stay as found. The forward runs in eval mode unless
   /// `train_mode`.
   Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
-};
-
-/// Restores the buffers of a module (BatchNorm statistics) when it goes out of scope.
-class BufferScope {
- public:
-  explicit BufferScope(nn::Module& module) : buffers_(module.buffers()) {
-    for (auto const& buffer : buffers_) found_.push_back(buffer.clone());
-  }
-  ~BufferScope() {
-    torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < buffers_.size(); ++i) buffers_[i].copy_(found_[i]);
-  }
-  BufferScope(BufferScope const&) = delete;
-  BufferScope& operator=(BufferScope const&) = delete;
-
- private:
-  std::vector<Tensor> buffers_, found_;
-};
-
-/// Seeds LibTorch's process-wide generators for a scope (dropout draws from them), that of the host
-/// and that of `device`, and puts them back as found. Learners in other threads wait for its end.
-class NoiseScope {
- public:
-  explicit NoiseScope(Generator key, torch::Device device = torch::kCPU)
-      : alone_(one_at_a_time()),
-        host_(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())),
-        host_found_(host_->get_state()) {
-    auto const seed = key.bits();
-    host_->set_current_seed(seed);
-    host_seeded_ = host_->engine();
-    if (device.is_cpu() || recording()) return;  // only steps that draw nothing are recorded
-    device_ = at::globalContext().defaultGenerator(device);
-    device_found_ = device_.get_state();
-    device_.set_current_seed(seed);
-    device_seeded_ = device_.get_state();
-  }
-  ~NoiseScope() {
-    host_->set_state(*host_found_);
-    if (device_.defined()) device_.set_state(device_found_);
-  }
-  NoiseScope(NoiseScope const&) = delete;
-  NoiseScope& operator=(NoiseScope const&) = delete;
-
-  /// Keeps the process-wide generators from everybody else, as long as the lock is held.
-  static std::unique_lock<std::recursive_mutex> alone() {
-    return std::unique_lock(one_at_a_time());
-  }
-
-  /// Whether anything was drawn since.
-  bool drawn() const {
-    auto const now = host_->engine().data(), then = host_seeded_.data();
-    return now.next_ != then.next_ || now.left_ != then.left_ || now.state_ != then.state_ ||
-           (device_.defined() && !device_.get_state().equal(device_seeded_));
-  }
-
- private:
-  static std::recursive_mutex& one_at_a_time() {
-    static std::recursive_mutex mutex;
-    return mutex;
-  }
-
-  std::lock_guard<std::recursive_mutex> alone_;
-  at::CPUGeneratorImpl* host_;
-  c10::intrusive_ptr<c10::TensorImpl> host_found_;
-  at::mt19937 host_seeded_;
-  at::Generator device_{};  // undefined on the host; its states lie on the host
-  Tensor device_found_{}, device_seeded_{};
 };
 
 inline bool is_prefix(std::vector<std::int64_t> const& ascending) {

@@ -234,6 +234,7 @@ class Learner {
     auto& c = context_;
     check_options(training, "training");
     check_experience(experience);
+    check_training(training, experience.train);
     require(!resuming_ || c.index == experience.index, "the checkpoint was written in experience ",
             c.index, " but fit was called with experience ", experience.index,
             "; continue with experience ", c.index);

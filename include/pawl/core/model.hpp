@@ -131,34 +131,5 @@ struct Model {
   }
 };
 
-/// Puts a module in train or eval mode for a scope, and every submodule back as found.
-class ModeScope {
- public:
-  ModeScope(nn::Module& module, bool training) : parts_(module.modules()) {
-    bool change = false;
-    for (auto const& part : parts_) {
-      training_.push_back(part->is_training());
-      change = change || part->is_training() != training;
-    }
-    if (change) {
-      module.train(training);
-    } else {
-      parts_.clear();
-    }
-  }
-  ~ModeScope() {
-    // Parents come before their children, so a child that differs is set last.
-    for (std::size_t i = 0; i < parts_.size(); ++i) {
-      if (parts_[i]->is_training() != training_[i]) parts_[i]->train(training_[i]);
-    }
-  }
-  ModeScope(ModeScope const&) = delete;
-  ModeScope& operator=(ModeScope const&) = delete;
-
- private:
-  std::vector<std::shared_ptr<nn::Module>> parts_;
-  std::vector<bool> training_;  // of each part, as found
-};
-
 }  // namespace v0
 }  // namespace pawl

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <numbers>
 #include <vector>
 
+#include "augment.hpp"
 #include "options.hpp"
 
 namespace pawl {
@@ -18,6 +21,12 @@ enum class Active {
 };
 
 enum class AtBoundary { keep, reset };
+
+/// How the learning rate falls in the epochs of an experience.
+enum class Schedule {
+  milestones,  ///< by `lr_factor` at each of `lr_milestones`
+  cosine  ///< along half a cosine wave to `lr_final` (Loshchilov, Hutter, ICLR 2017, one period)
+};
 
 /// How steps are computed. All give the same results to rounding.
 enum class Engine {
@@ -44,8 +53,12 @@ struct Training {
   AtBoundary optimizer_at_boundary = AtBoundary::keep;
   IdleHeads idle_heads = IdleHeads::frozen;
   double clip_norm = 0;
+  Augment augment{};
+  Schedule lr_schedule = Schedule::milestones;
   std::vector<std::int64_t> lr_milestones{};
   double lr_factor = 0.1;
+  double lr_final = 0;
+  std::int64_t lr_warmup = 0;
   Engine engine = Engine::compiled;
 
   void describe(Options& o) {
@@ -66,16 +79,37 @@ struct Training {
       "heads of other tasks: untouched, or updated with a zero gradient");
     o("clip_norm", clip_norm, at_least(0),
       "largest norm of a step's gradient, a longer one is scaled down to it; 0: none");
+    augment.describe(o);
+    o("lr_schedule", lr_schedule, {"milestones", "cosine"},
+      "learning rate in the epochs of an experience: by lr_factor at each of lr_milestones, or "
+      "from "
+      "1 to lr_final along a cosine");
     o("lr_milestones", lr_milestones, at_least(1),
       "epochs of every experience after which the learning rate is multiplied by lr_factor");
     o("lr_factor", lr_factor, above(0), "of the learning rate at each of the lr_milestones");
+    o("lr_final", lr_final, between(0, 1),
+      "of lr_schedule = cosine: share of the learning rate that would be reached after the last "
+      "epoch");
+    o("lr_warmup", lr_warmup, at_least(0),
+      "first epochs of every experience, W, in which epoch e = 0, 1, ... has share (e + 1) / (W + "
+      "1) of the learning rate; a cosine starts after them");
     o("engine", engine, {"compiled", "eager", "reference"},
       "compiled: chains of linear layers run without autograd's graph, and a GPU replays recorded "
       "steps; eager: nothing is recorded; reference: autograd alone");
   }
 
-  /// What multiplies the learning rate in an epoch of an experience.
+  /// What multiplies the learning rate in an epoch of an experience:
+  ///   warm-up, e < W:  (e + 1) / (W + 1)
+  ///   milestones:      lr_factor^(number of milestones passed)
+  ///   cosine:          lr_final + (1 - lr_final) (1 + cos(pi (e - W) / (epochs - W))) / 2
   double rate(std::int64_t epoch) const {
+    if (epoch < lr_warmup)
+      return static_cast<double>(epoch + 1) / static_cast<double>(lr_warmup + 1);
+    if (lr_schedule == Schedule::cosine) {
+      auto const done =
+          static_cast<double>(epoch - lr_warmup) / static_cast<double>(epochs - lr_warmup);
+      return lr_final + (1 - lr_final) * (1 + std::cos(std::numbers::pi * done)) / 2;
+    }
     double factor = 1;
     for (auto const milestone : lr_milestones) {
       if (epoch >= milestone) factor *= lr_factor;

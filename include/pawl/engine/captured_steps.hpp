@@ -103,7 +103,7 @@ class CapturedSteps {
     table_.send();
     auto const end = std::exchange(c.step, first);
     c.total_steps -= end - first;
-    c.planned_until = end;
+    Ahead const ahead_of_device(c, end);
     Kind const* before = nullptr;
     for (auto* kind : kinds) {
       kind->graph->replay();
@@ -119,7 +119,6 @@ class CapturedSteps {
         stopped = std::current_exception();
       }
     }
-    c.planned_until = 0;
     if (stopped) std::rethrow_exception(stopped);
     if ((first + 99) / 100 * 100 < end) look_at_losses(c, c.task_loss, c.penalties, end - 1);
     return true;
@@ -152,6 +151,13 @@ class CapturedSteps {
  private:
   static constexpr std::int64_t ahead = 256;       // steps in a table
   static constexpr std::int64_t most_graphs = 16;  // each has memory of its own
+
+  /// Notes in the context, for as long as it lives, how far the host has run ahead.
+  struct Ahead {
+    Ahead(Context& context, std::int64_t until) : c(context) { c.planned_until = until; }
+    ~Ahead() { c.planned_until = 0; }
+    Context& c;
+  };
 
   /// Steps that ask the device for the same work.
   struct Kind {

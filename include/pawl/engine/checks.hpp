@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../core/context.hpp"
+#include "plan.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -40,6 +41,18 @@ inline void check_experience(Experience const& experience) {
             "' holds NaN or infinity in rows ", begin, " to ", end - 1, " of experience ", e,
             "; clean the data");
   }
+}
+
+/// Refuses options that ask for what the data, or other options, do not have.
+inline void check_training(Training const& training, Dataset const& data) {
+  require(training.lr_schedule == Schedule::milestones || training.iterations == 0,
+          "lr_schedule = cosine runs over the epochs of an experience, but iterations is ",
+          training.iterations, "; give epochs instead, or set lr_schedule = milestones");
+  auto const& source = *data.source;
+  require(!training.augment.any() || source.shape.size() == 3, "augment: the rows of '",
+          source.name, "' have ", source.shape.size(),
+          " dimensions, but only images [C, H, W] can be cropped and flipped; leave augment_crop "
+          "and augment_flip out");
 }
 
 /// Refuses batches that are too small for the shards or for BatchNorm.

@@ -6,6 +6,7 @@
 
 #include "../core/archive.hpp"
 #include "../core/model.hpp"
+#include "../core/scopes.hpp"
 
 namespace pawl {
 inline namespace v0 {

@@ -10,18 +10,6 @@
 namespace pawl {
 inline namespace v0 {
 
-/// Half-open range of rows.
-struct Slice {
-  std::int64_t begin = 0;
-  std::int64_t end = 0;
-  std::int64_t size() const { return end - begin; }
-};
-
-/// The rows of shard `shard` among `n` rows cut into `shards` nearly equal, consecutive slices.
-inline Slice shard_slice(std::int64_t n, std::int64_t shard, std::int64_t shards) {
-  return {n * shard / shards, n * (shard + 1) / shards};
-}
-
 /// Which rows of an experience are used at which step: made on the host, in coordinates of the
 /// step's whole batch, from (seed, experience, epoch) alone.
 class Plan {

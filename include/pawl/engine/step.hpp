@@ -10,6 +10,7 @@
 #include "../core/optimizer.hpp"
 #include "checks.hpp"
 #include "phase.hpp"
+#include "shards.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -135,11 +136,12 @@ class Step {
     std::vector<Batch> shards;
     c.step_rows = c.default_rows = 0;
     c.task_factor = 1;
+    auto const shown = c.varied(c.fresh, c.generator("model.augment"));
     for (c.shard = 0; c.shard < c.training.shards; ++c.shard) {
-      auto const slice = c.slice(c.fresh.size());
+      auto const slice = c.slice(shown.size());
       Batch batch;
       batch.fresh = slice.size();
-      batch.append(nullptr, c.fresh.slice(slice.begin, slice.end), c.fresh.size());
+      batch.append(nullptr, shown.slice(slice.begin, slice.end), shown.size());
       batch = by_strategies(std::move(batch));
       c.step_rows += batch.size();
       for (auto const& part : batch.parts) {

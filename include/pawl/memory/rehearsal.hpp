@@ -46,9 +46,10 @@ inline Rows completed(Context const& c, Rows rows) {
   return rows;
 }
 
-/// Rows that a memory gave, as a batch takes them.
-inline Rows replayed(Context const& c, Rows rows) {
-  return without_own_tasks(c, completed(c, std::move(rows)));
+/// Rows that a memory gave when it was asked with `generator`, as a batch takes them.
+inline Rows replayed(Context const& c, Rows rows, Generator generator) {
+  rows = without_own_tasks(c, completed(c, std::move(rows)));
+  return c.varied(std::move(rows), generator.fork(-1).fork(c.total_steps));
 }
 
 /// All rows of a memory. One that keeps them in its own way is asked for more than any can hold.
@@ -62,7 +63,8 @@ inline Rows all_rows(Context const& c, AnyMemory& memory, Generator generator) {
 inline Rows draw_rows(Context const& c, AnyMemory& memory, std::int64_t n,
                       std::string_view stream) {
   if (memory.empty()) return {};
-  return replayed(c, memory.draw(n > 0 ? n : c.fresh.size(), c.generator(stream)));
+  auto const generator = c.generator(stream);
+  return replayed(c, memory.draw(n > 0 ? n : c.fresh.size(), generator), generator);
 }
 
 /// Drops rows of the present experience. Rows that do not say their task stay.
@@ -82,9 +84,9 @@ inline Rows draw_past(Context const& c, AnyMemory& memory, std::int64_t n, Gener
                       Sampler& sampler) {
   if (memory.empty()) return {};
   if (memory.slots() == nullptr && sampler.policy == Draw::uniform) {
-    return replayed(c, only_past(c, memory.draw(n, generator)));
+    return replayed(c, only_past(c, memory.draw(n, generator)), generator);
   }
-  return replayed(c, sampler(memory, n, generator, other_tasks(memory_task(c))));
+  return replayed(c, sampler(memory, n, generator, other_tasks(memory_task(c))), generator);
 }
 
 /// The present shard's share of rows that were drawn for the whole step.
