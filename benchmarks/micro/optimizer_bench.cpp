@@ -38,6 +38,12 @@ struct AdamW {
   torch::optim::AdamWOptions options{0.001};
   static constexpr double moved = 7, held = 4, tolerance = 1e-4;
 };
+struct FusedAdam : Adam {
+  FusedAdam() { ours.fused = true; }
+};
+struct FusedAdamW : AdamW {
+  FusedAdamW() { ours.fused = true; }
+};
 
 pawl::Model mlp() { return micro::perceptron(); }
 pawl::Model slim_resnet18() { return micro::slim_resnet18(); }
@@ -81,11 +87,17 @@ void optimizer(benchmark::State& state) {
 BENCHMARK_TEMPLATE(optimizer, Momentum, mlp, in_arena)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, Adam, mlp, in_arena)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, AdamW, mlp, in_arena)->Apply(micro::turns<41>);
+BENCHMARK_TEMPLATE(optimizer, FusedAdam, mlp, in_arena)->Apply(micro::turns<41>);
+BENCHMARK_TEMPLATE(optimizer, FusedAdamW, mlp, in_arena)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, Momentum, slim_resnet18, in_arena)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, Adam, slim_resnet18, in_arena)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, AdamW, slim_resnet18, in_arena)->Apply(micro::turns<41>);
+BENCHMARK_TEMPLATE(optimizer, FusedAdam, slim_resnet18, in_arena)->Apply(micro::turns<41>);
+BENCHMARK_TEMPLATE(optimizer, FusedAdamW, slim_resnet18, in_arena)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, Momentum, slim_resnet18, apart)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, Adam, slim_resnet18, apart)->Apply(micro::turns<41>);
 BENCHMARK_TEMPLATE(optimizer, AdamW, slim_resnet18, apart)->Apply(micro::turns<41>);
+BENCHMARK_TEMPLATE(optimizer, FusedAdam, slim_resnet18, apart)->Apply(micro::turns<41>);
+BENCHMARK_TEMPLATE(optimizer, FusedAdamW, slim_resnet18, apart)->Apply(micro::turns<41>);
 
 }  // namespace

@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <locale>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -288,6 +290,105 @@ TEST_CASE_TEMPLATE("an optimizer on the arena equals torch::optim to the last bi
     return std::make_unique<torch::optim::AdamW>(
         p, torch::optim::AdamWOptions(0.01).weight_decay(0.1));
   }));
+}
+
+namespace {
+
+/// A module of bare parameters, of sizes that vector instructions divide and of others.
+struct BareImpl : nn::Module {
+  explicit BareImpl(torch::Dtype dtype) {
+    std::int64_t i = 0;
+    for (auto const& shape : shapes) {
+      auto p = torch::empty(shape, dtype);
+      fill_normal(p, 0, 1, Seed{5}.generator("bare", i));
+      register_parameter(c10::str("p", i++), p);
+    }
+  }
+  static inline std::vector<std::vector<std::int64_t>> const shapes{{16, 16}, {20}, {8, 4, 3, 3},
+                                                                    {5, 7},   {1},  {64, 33}};
+};
+
+enum class Where { in_arena, apart };
+
+/// Steps of an optimizer of ours on an arena, and of one of LibTorch, under the same gradients; the
+/// second parameter has none in every third step. Returns the largest difference of weights.
+template <class Ours, class Theirs>
+double drift(Ours ours, Theirs&& make_theirs, torch::Dtype dtype, Where where) {
+  BareImpl mine(dtype), twin(dtype);
+  Arena arena(mine);
+  std::unique_ptr<torch::optim::Optimizer> theirs = make_theirs(twin.parameters());
+  for (std::int64_t step = 0; step < 20; ++step) {
+    arena.clear_gradients();
+    for (std::size_t i = 0; i < arena.parameters().size(); ++i) {
+      auto const& p = arena.parameters()[i];
+      auto g = torch::empty(p.sizes(), dtype);
+      fill_normal(g, 0, 1, Seed{6}.generator("g", step, static_cast<std::int64_t>(i)));
+      if (p.dim() == 4) g = g.contiguous(at::MemoryFormat::ChannelsLast);
+      if (i == 1 && step % 3 == 2) g = Tensor();
+      arena.parameters()[i].mutable_grad() = g;
+      twin.parameters()[i].mutable_grad() = g.defined() ? g.clone() : g;
+    }
+    arena.note_active();
+    if (where == Where::in_arena) arena.gradient();
+    ours.step(arena);
+    theirs->step();
+  }
+  double furthest = 0;
+  for (std::size_t i = 0; i < mine.parameters().size(); ++i) {
+    auto const apart = (mine.parameters()[i] - twin.parameters()[i]).abs().max();
+    furthest = std::max(furthest, apart.template item<double>());
+  }
+  return furthest;
+}
+
+}  // namespace
+
+TEST_CASE("momentum in one pass gives the bits of torch::optim, wherever gradients lie") {
+  using torch::optim::SGDOptions;
+  std::vector<std::pair<Sgd, SGDOptions>> const kinds{
+      {Sgd{.lr = 0.1, .momentum = 0.9}, SGDOptions(0.1).momentum(0.9)},
+      {Sgd{.lr = 0.1, .momentum = 0.9, .nesterov = true},
+       SGDOptions(0.1).momentum(0.9).nesterov(true)},
+      {Sgd{.lr = 0.1, .momentum = 0.5, .dampening = 0.3, .weight_decay = 0.02},
+       SGDOptions(0.1).momentum(0.5).dampening(0.3).weight_decay(0.02)}};
+  for (auto const dtype : {torch::kFloat32, torch::kFloat64}) {
+    for (auto const where : {Where::in_arena, Where::apart}) {
+      for (auto const& kind : kinds) {
+        auto const& ours = kind.first;
+        INFO("dtype: ", c10::toString(dtype), ", in arena: ", where == Where::in_arena,
+             ", weight decay: ", ours.weight_decay, ", nesterov: ", ours.nesterov);
+        auto const make = [o = kind.second](std::vector<Tensor> parameters) {
+          return std::make_unique<torch::optim::SGD>(std::move(parameters), o);
+        };
+        CHECK(drift(ours, make, dtype, where) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("fused Adam is Adam to rounding, wherever gradients lie") {
+  auto const adam = [](std::vector<Tensor> parameters) {
+    return std::make_unique<torch::optim::Adam>(std::move(parameters),
+                                                torch::optim::AdamOptions(0.01).weight_decay(0.05));
+  };
+  auto const adamw = [](std::vector<Tensor> parameters) {
+    return std::make_unique<torch::optim::AdamW>(
+        std::move(parameters), torch::optim::AdamWOptions(0.01).weight_decay(0.05));
+  };
+  for (auto const where : {Where::in_arena, Where::apart}) {
+    CAPTURE(where == Where::in_arena);
+    Adam ours{.lr = 0.01, .weight_decay = 0.05};
+    AdamW decoupled{.lr = 0.01, .weight_decay = 0.05};
+    CHECK(drift(ours, adam, torch::kFloat32, where) == 0);
+    CHECK(drift(decoupled, adamw, torch::kFloat32, where) == 0);
+    ours.fused = decoupled.fused = true;
+    auto const rounding = drift(ours, adam, torch::kFloat32, where);
+    CHECK(rounding > 0);  // or nothing was fused
+    CHECK(rounding < 1e-6);
+    CHECK(drift(ours, adam, torch::kFloat64, where) < 1e-14);
+    CHECK(drift(decoupled, adamw, torch::kFloat32, where) < 1e-6);
+    CHECK(drift(decoupled, adamw, torch::kFloat64, where) < 1e-14);
+  }
 }
 
 TEST_CASE("closed-form gradients and autograd penalties add up with the loss") {

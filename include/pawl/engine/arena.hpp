@@ -11,6 +11,15 @@
 namespace pawl {
 inline namespace v0 {
 
+/// A buffer like `model`, kept in `kept` from step to step: asking for memory may take longer than
+/// the arithmetic in it. What it holds is of no account.
+inline Tensor& buffer_like(Tensor const& model, Tensor& kept) {
+  auto const fits =
+      kept.defined() && kept.sizes() == model.sizes() && kept.options().type_equal(model.options());
+  if (!fits) kept = torch::empty_like(model);
+  return kept;
+}
+
 /// All trainable parameters of a module as views of one flat tensor (slices aligned to 64 bytes),
 /// and, once something asks for it, their gradients in another. Gaps between slices hold zeros.
 ///
@@ -89,6 +98,11 @@ class Arena {
   /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
   Tensor parameter_view(Tensor const& flat, std::size_t i) const {
     return flat.narrow(0, layout_[i].offset, layout_[i].size).view(layout_[i].shape);
+  }
+
+  /// Where the slice of parameter i ends, with the gap after it: a multiple of 16.
+  std::int64_t slice_end(std::size_t i) const {
+    return layout_[i].offset + aligned(layout_[i].size);
   }
 
   // ---- gradients ----
@@ -213,72 +227,6 @@ class Arena {
   Tensor gradient_;
   std::vector<bool> active_;
   bool packed_ = false;
-};
-
-/// The buffers of a module (BatchNorm statistics) under shards: every shard starts from the values
-/// at the start of the step, and the step ends with the mean over the shards (counters move once).
-class BufferMean {
- public:
-  BufferMean(nn::Module& module, std::int64_t shards) : shards_(shards) {
-    if (shards == 1) return;
-    for (auto const& buffer : module.buffers()) {
-      buffers_.push_back(buffer);
-      start_.push_back(buffer.detach().clone());
-      moved_.push_back(torch::zeros_like(buffer));
-    }
-  }
-
-  void begin_shard() {
-    torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < buffers_.size(); ++i) buffers_[i].copy_(start_[i]);
-  }
-  void end_shard() {
-    torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < buffers_.size(); ++i) moved_[i].add_(buffers_[i] - start_[i]);
-  }
-  void finish() {
-    torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < buffers_.size(); ++i) {
-      if (!buffers_[i].is_floating_point())
-        continue;  // a counter stands where the last shard left it
-      buffers_[i].copy_(start_[i] + moved_[i] / static_cast<double>(shards_));
-    }
-  }
-
- private:
-  std::int64_t shards_;
-  std::vector<Tensor> buffers_, start_, moved_;
-};
-
-/// Adds values up in a fixed binary tree over their index, in whatever order of calls the tree
-/// allows: the result depends on the number of values alone, never on who computed them.
-class TreeSum {
- public:
-  void add(Tensor value) {
-    std::int64_t level = 0;
-    while (!levels_.empty() && levels_.back() == level) {
-      value = sums_.back() + value;
-      levels_.pop_back(), sums_.pop_back();
-      ++level;
-    }
-    levels_.push_back(level);
-    sums_.push_back(std::move(value));
-  }
-  /// The sum; starts afresh.
-  Tensor take() {
-    while (sums_.size() > 1) {
-      auto const right = sums_.back();
-      sums_.pop_back();
-      sums_.back() = sums_.back() + right;
-    }
-    auto const sum = sums_.empty() ? Tensor{} : sums_.back();
-    levels_.clear(), sums_.clear();
-    return sum;
-  }
-
- private:
-  std::vector<std::int64_t> levels_;
-  std::vector<Tensor> sums_;  ///< of 2^level values each
 };
 
 }  // namespace v0

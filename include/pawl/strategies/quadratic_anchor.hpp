@@ -46,7 +46,8 @@ struct QuadraticAnchor {
   void pull(Context& c, double strength) {
     if (strength == 0 || !importance.defined()) return;
     warn(c, strength);
-    c.gradient().addcmul_(clipped(c, strength), c.weights() - weights, strength);
+    auto const& way = at::sub_out(buffer_like(c.weights(), spare), c.weights(), weights);
+    c.gradient().addcmul_(clipped(c, strength), way, strength);
   }
 
   /// The penalty [] at the present weights.
@@ -90,6 +91,7 @@ struct QuadraticAnchor {
   Tensor weights{};         ///< [P] th*
   double constant = 0;      ///< what several pulls add to the penalty, without strength
   double largest = 0;       ///< max Omega
+  Tensor spare{};           ///< [P] a buffer
   bool overshoots = false;  ///< lr s max(Omega) >= 1 was seen, and warned of
 
  private:

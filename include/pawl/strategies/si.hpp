@@ -48,11 +48,7 @@ struct Si {
 
   void edit_gradient(Context& c) {
     anchor.pull(c, strength);
-    auto const& w = c.weights();
-    auto const fits =
-        before.defined() && before.numel() == w.numel() && before.options().type_equal(w.options());
-    if (!fits) before = torch::empty_like(w);
-    before.copy_(w);
+    buffer_like(c.weights(), before).copy_(c.weights());
   }
   Tensor penalty_value(Context& c) { return anchor.value(c, strength); }
 
