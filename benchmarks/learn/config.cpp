@@ -146,6 +146,9 @@ void RunOptions::describe(pawl::Options& o) {
   o("epochs_per_experience", epochs_per_experience, pawl::at_least(1),
     "epochs of experience 0, 1, ... instead of the same for all (the last one goes on); empty: see "
     "epochs");
+  o("lr_per_experience", lr_per_experience, pawl::at_least(0),
+    "learning rates of experience 0, 1, ... instead of the same for all (the last one goes on); "
+    "empty: see lr of the optimizer");
   o("evaluate", evaluate, {"each", "final"},
     "measure after each experience, or after the last one");
   o("trace_penalties", trace_penalties,

@@ -42,6 +42,7 @@ struct RunOptions {
   std::string data;
   std::string out;
   std::vector<std::int64_t> epochs_per_experience;
+  std::vector<double> lr_per_experience;
   Evaluate evaluate = Evaluate::each;
   bool trace_penalties = false;
   Format format = Format::table;

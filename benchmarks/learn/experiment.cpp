@@ -22,6 +22,12 @@ namespace {
 volatile std::sig_atomic_t interrupt_seen = 0;
 
 using Clock = std::chrono::steady_clock;
+
+/// What a list says of experience e: its last entry goes on.
+template <class T>
+T entry(std::vector<T> const& list, std::size_t e) {
+  return list[std::min(e, list.size() - 1)];
+}
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -224,7 +230,7 @@ pawl::TrainTest load_data(Config const& config) {
 pawl::Training training_of(Config const& config, std::size_t e, std::int64_t rows) {
   auto training = config.training;
   auto const& epochs = config.run.epochs_per_experience;
-  if (!epochs.empty()) training.epochs = epochs[std::min(e, epochs.size() - 1)];
+  if (!epochs.empty()) training.epochs = entry(epochs, e);
   if (training.batch_size <= config.stream.chunk && rows > 0) {
     training.batch_size = std::min(training.batch_size, rows);
   }
@@ -265,7 +271,11 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
     if (config.reference == "from_scratch" && experience.index > 0) {
       learner = learner_of(config, test, seed);
     }
-    auto const training = training_of(config, result.matrix.size(), experience.train.size());
+    auto const e = result.matrix.size();
+    auto const training = training_of(config, e, experience.train.size());
+    if (auto const& rates = config.run.lr_per_experience; !rates.empty()) {
+      learner.optimizer().set_learning_rate(entry(rates, e));
+    }
     timed(one.train_seconds, [&] {
       if (config.run.trace_penalties) {
         learner.fit(experience, training, losses, progress);

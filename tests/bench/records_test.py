@@ -55,6 +55,29 @@ class Records(Case):
         self.assertEqual(result["samples"], 1442)
         self.assertEqual(result["steps"], 29 + 29 + 30 + 29 + 29)
 
+    def test_experiences_may_have_epochs_and_learning_rates_of_their_own(self):
+        def losses(*options):
+            lines = self.run_to_file("--strategy", "naive", "--force", *options)
+            return [(line["loss"], line["steps"]) for line in lines if line["record"] == "experience"]
+
+        usual = losses("--lr", 0.1, "--epochs", 2)
+        listed = losses("--lr", 0.7, "--lr-per-experience", "0.1,0.02", "--epochs-per-experience", "2,2,1")
+        self.assertEqual(usual[0], listed[0])
+        self.assertEqual(usual[1][1], listed[1][1])
+        self.assertNotEqual(usual[1][0], listed[1][0])
+        self.assertEqual([2 * steps for _, steps in listed[2:]], [steps for _, steps in usual[2:]])
+        self.assertEqual(usual, losses("--lr", 0.7, "--lr-per-experience", "0.1", "--epochs-per-experience", 2))
+
+    def test_images_are_augmented_anew_in_every_epoch(self):
+        def losses(*options):
+            lines = self.run_to_file("--strategy", "replay", "--epochs", 2, "--force", *options)
+            return [line["loss"] for line in lines if line["record"] == "experience"]
+
+        plain, varied = losses(), losses("--augment-crop", 1, "--augment-flip", "true")
+        self.assertEqual(varied, losses("--augment-crop", 1, "--augment-flip", "true"))
+        self.assertNotEqual(varied, plain)
+        self.assertEqual(plain, losses("--augment-crop", 0))
+
     def test_the_header_names_each_strategy_with_its_hooks_and_every_option(self):
         header = self.run_to_file("--strategy", "replay,lwf,replay", "--replay2.capacity", 77)[0]
         self.assertEqual([s["name"] for s in header["strategies"]], ["replay", "lwf", "replay"])

@@ -118,6 +118,7 @@ TEST_CASE("replay is one mean over fresh and replayed rows, or a weighted sum of
           doctest::Approx(0.75 * 1 + 0.25 * 3).epsilon(1e-12));
     CHECK(loss_of(Replay::Weighting::one_over_t, 3, shards) ==
           doctest::Approx(0.25 * 1 + 0.75 * 3).epsilon(1e-12));
+    CHECK(loss_of(Replay::Weighting::sum, 3, shards) == doctest::Approx(1 + 3).epsilon(1e-12));
   }
 }
 

@@ -124,6 +124,7 @@ template <class F>
 void each_strategy(F&& f) {
   f("replay", Replay{Reservoir{.capacity = 20}});
   f("replay one_over_t", with(Replay{}, {{"weighting", "one_over_t"}}));
+  f("replay sum", with(Replay{}, {{"weighting", "sum"}}));
   f("lwf", Lwf{});
   for (std::string const forward : {"joint", "separate"}) {
     f("der " + forward, with(Der{}, {{"forward", forward}}));
@@ -460,7 +461,7 @@ TEST_CASE("rows of DER leave the weights of supervised rows alone, in either ord
     learner.fit(blobs(1, {0, 1}), {.batch_size = 8}, seen);
     return seen.loss;
   };
-  for (std::string const weighting : {"joint", "fixed", "one_over_t"}) {
+  for (std::string const weighting : {"joint", "fixed", "one_over_t", "sum"}) {
     INFO("weighting: ", weighting);
     auto const replay = with(Replay{}, {{"weighting", weighting}, {"new_weight", "0.2"}});
     auto const alone = losses(replay), before = losses(Der{}, replay),

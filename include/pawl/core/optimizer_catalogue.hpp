@@ -58,7 +58,7 @@ struct RmsProp {
     inner.step(arena);
   }
   double learning_rate() const { return inner.inner ? inner.learning_rate() : lr; }
-  void set_learning_rate(double rate) { inner.set_learning_rate(rate); }
+  void set_learning_rate(double rate) { lr = rate, inner.set_learning_rate(rate); }
   void reset() { inner.reset(); }
   void state(Archive& a) { inner.state(a); }
 
@@ -99,7 +99,7 @@ struct Adagrad {
     inner.step(arena);
   }
   double learning_rate() const { return inner.inner ? inner.learning_rate() : lr; }
-  void set_learning_rate(double rate) { inner.set_learning_rate(rate); }
+  void set_learning_rate(double rate) { lr = rate, inner.set_learning_rate(rate); }
   void reset() { inner.reset(); }
   void state(Archive& a) { inner.state(a); }
 

@@ -17,6 +17,7 @@ inline namespace v0 {
 ///   joint:       L = 1/(B + m) sum over all rows of CE
 ///   fixed:       L = a mean_fresh CE + (1 - a) mean_replayed CE,   a = new_weight
 ///   one_over_t:  the same with a = 1/t in experience t = 1, 2, ...
+///   sum:         L = mean_fresh CE + mean_replayed CE
 /// A step without replayed rows is naive, bit for bit. Replayed rows share the forward pass of the
 /// fresh ones, so BatchNorm sees both.
 ///
@@ -24,7 +25,7 @@ inline namespace v0 {
 /// rows of the experience and is shuffled with them (naive rehearsal of Hsu et al., arXiv 2018).
 struct Replay {
   enum class Insert { online, at_end };
-  enum class Weighting { joint, fixed, one_over_t };
+  enum class Weighting { joint, fixed, one_over_t, sum };
   enum class Mix { step, dataset };
 
   AnyMemory memory = Reservoir{};          ///< what keeps rows of the past
@@ -32,7 +33,7 @@ struct Replay {
   Insert insert = Insert::online;          ///< after every step, or when an experience ends
   Draw draw = Draw::uniform;               ///< how replayed rows are chosen
   bool drop_last = false;                  ///< of draw = cycle: leave out a last short batch
-  Weighting weighting = Weighting::joint;  ///< joint | fixed | one_over_t
+  Weighting weighting = Weighting::joint;  ///< of fresh and replayed rows in the loss
   double new_weight = 0.5;                 ///< a of weighting = fixed, in [0, 1]
   bool exclude_current = false;            ///< do not replay rows of the present experience
   Mix mix = Mix::step;                     ///< replay in every step, or enlarge the training set
@@ -50,8 +51,10 @@ struct Replay {
       "write to the memory after every step, or at the end of an experience");
     o("draw", draw, draw_names, "how replayed rows are chosen");
     o("drop_last", drop_last, "of draw = cycle: leave out a last short batch of a pass");
-    o("weighting", weighting, {"joint", "fixed", "one_over_t"},
-      "one mean over all rows; share new_weight to the fresh ones; or share 1/t in experience t");
+    o("weighting", weighting, {"joint", "fixed", "one_over_t", "sum"},
+      "one mean over all rows; share new_weight to the fresh ones; share 1/t in experience t; or "
+      "the "
+      "mean over the fresh ones plus that over the replayed ones");
     o("new_weight", new_weight, between(0, 1),
       "of weighting = fixed: share of the fresh rows in the loss");
     o("exclude_current", exclude_current, "do not replay rows of the present experience");
@@ -92,8 +95,9 @@ struct Replay {
     if (weighting == Weighting::joint) {
       append_share(c, b, this, drawn);
     } else {
-      b.parts.front().weight = a / static_cast<double>(c.fresh.size());
-      append_share(c, b, this, drawn, (1 - a) / static_cast<double>(m));
+      auto const sum = weighting == Weighting::sum;
+      b.parts.front().weight = (sum ? 1 : a) / static_cast<double>(c.fresh.size());
+      append_share(c, b, this, drawn, (sum ? 1 : 1 - a) / static_cast<double>(m));
     }
     return b;
   }
@@ -132,7 +136,7 @@ struct Replay {
     auto const generator =
         draw == Draw::cycle ? c.run_generator("draw.replay") : c.generator("draw.replay");
     if (exclude_current) return draw_past(c, memory, n, generator, sampler);
-    return replayed(c, sampler(memory, n, generator));
+    return replayed(c, sampler(memory, n, generator), generator);
   }
 };
 
