@@ -15,7 +15,10 @@
 #include <pawl/core/any_learner.hpp>
 #include <pawl/core/learner.hpp>
 #include <pawl/metrics/evaluate.hpp>
-#include <pawl/strategies/catalogue.hpp>
+#include <pawl/strategies/a_gem.hpp>
+#include <pawl/strategies/der.hpp>
+#include <pawl/strategies/er_ace.hpp>
+#include <pawl/strategies/replay.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -170,11 +173,14 @@ TEST_CASE("rows are shown anew in every step, and kept as they are stored") {
 
 TEST_CASE("replayed rows are varied by every strategy that draws some") {
   auto const experiences = images();
-  for (std::string const name : {"replay", "er_ace", "der", "derpp"}) {
-    INFO("strategy: ", name);
-    auto strategy = make_strategy(name);
-    set_option(strategy, "capacity", "20");
-    AnyLearner learner{Model(network()), Sgd{.lr = 0.01}, StrategyList{{std::move(strategy)}}};
+  Reservoir const memory{.capacity = 20};
+  std::vector<std::pair<std::string, AnyStrategy>> const strategies{{"replay", Replay{memory}},
+                                                                    {"er_ace", ErAce{memory}},
+                                                                    {"der", Der{memory}},
+                                                                    {"derpp", DerPlusPlus{memory}}};
+  for (auto const& named : strategies) {
+    INFO("strategy: ", named.first);
+    AnyLearner learner{Model(network()), Sgd{.lr = 0.01}, StrategyList{{named.second}}};
     struct Replayed {
       std::vector<Experience> const& experiences;
       std::int64_t rows = 0, varied = 0, views = 0;

@@ -8,10 +8,13 @@
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/pooling.h>
+#include <pawl/core/learner.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/models/slim_resnet18.hpp>
 #include <pawl/models/small_cnn.hpp>
-#include <pawl/pawl.hpp>
+#include <pawl/strategies/a_gem.hpp>
+#include <pawl/strategies/lwf.hpp>
+#include <pawl/strategies/replay.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
