@@ -100,10 +100,10 @@ TEST_CASE("a shifted and mirrored image, by hand") {
       {{1, -1, 1}, {5, 4, 0, 0, 0, 0}}, {{2, 0, 0}, {0, 0, 0, 0, 0, 0}},
       {{0, -3, 1}, {0, 0, 0, 0, 0, 0}}, {{0, 7, 0}, {0, 0, 0, 0, 0, 0}},
   };
-  for (auto const& [view, expected] : cases) {
-    auto const wanted = torch::tensor(expected).view({1, 1, 2, 3});
-    auto const views = torch::tensor(view).view({1, 3});
-    INFO("view: ", c10::str(c10::IntArrayRef(view)));
+  for (auto const& each : cases) {
+    auto const wanted = torch::tensor(each.expected).view({1, 1, 2, 3});
+    auto const views = torch::tensor(each.view).view({1, 3});
+    INFO("view: ", c10::str(c10::IntArrayRef(each.view)));
     CHECK(augmented(image, views).to(torch::kInt64).equal(wanted));
     CHECK(augmented(image.to(torch::kFloat32), views).to(torch::kInt64).equal(wanted));
   }
