@@ -19,7 +19,7 @@ struct Augment {
   bool flip = false;      ///< mirror half of the images, left to right
 
   void describe(Options& o) {
-    o("augment_crop", crop, at_least(0),
+    o("augment_crop", crop, between(0, 1024),
       "zeros put around training images, of which a random window of their own size is cut; 0: "
       "none");
     o("augment_flip", flip, "mirror training images left to right, every other one at random");

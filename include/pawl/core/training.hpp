@@ -82,8 +82,7 @@ struct Training {
     augment.describe(o);
     o("lr_schedule", lr_schedule, {"milestones", "cosine"},
       "learning rate in the epochs of an experience: by lr_factor at each of lr_milestones, or "
-      "from "
-      "1 to lr_final along a cosine");
+      "from 1 to lr_final along a cosine");
     o("lr_milestones", lr_milestones, at_least(1),
       "epochs of every experience after which the learning rate is multiplied by lr_factor");
     o("lr_factor", lr_factor, above(0), "of the learning rate at each of the lr_milestones");
