@@ -60,6 +60,10 @@ class Records(Case):
             lines = self.run_to_file("--strategy", "naive", "--force", *options)
             return [(line["loss"], line["steps"]) for line in lines if line["record"] == "experience"]
 
+        for optimizer in ("rmsprop", "adagrad"):  # made in their first step
+            one, listed = ("--lr", 0.003), ("--lr", 0.7, "--lr-per-experience", 0.003)
+            self.assertEqual(losses("--optimizer", optimizer, *one), losses("--optimizer", optimizer, *listed))
+
         usual = losses("--lr", 0.1, "--epochs", 2)
         listed = losses("--lr", 0.7, "--lr-per-experience", "0.1,0.02", "--epochs-per-experience", "2,2,1")
         self.assertEqual(usual[0], listed[0])

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "arena.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+// What optimizers update as one vector.
+
+/// A run of neighbouring active parameters that have taken the same number of steps, and so share
+/// their scalars: it is updated as one vector, gaps between slices included.
+struct Run {
+  std::int64_t offset = 0;
+  std::int64_t size = 0;
+  std::int64_t steps = 0;  ///< taken before this one
+};
+
+/// Cuts the active parameters into runs and counts this step for each of them.
+inline std::vector<Run> count_step(Arena const& arena, std::vector<std::int64_t>& steps) {
+  auto const& layout = arena.layout();
+  steps.resize(layout.size(), 0);
+  std::vector<Run> runs;
+  bool adjacent = false;
+  for (std::size_t i = 0; i < layout.size(); ++i) {
+    auto const active = arena.active()[i];
+    if (active) {
+      if (!adjacent || runs.back().steps != steps[i]) {
+        runs.push_back({layout[i].offset, 0, steps[i]});
+      }
+      runs.back().size = arena.slice_end(i) - runs.back().offset;
+      ++steps[i];
+    }
+    adjacent = active;
+  }
+  return runs;
+}
+
+/// Calls `f(w, g, of, taken)` for all that is updated as one vector, after `count_step`: weights
+/// and gradient of a piece, `of(flat)`, which is the same piece of any flat tensor [P], and the
+/// steps that it has taken before this one. Pieces are runs where the gradient is packed, else
+/// parameters, whose gradients stay where they are.
+template <class F>
+void each_piece(Arena& arena, std::vector<Run> const& runs, std::vector<std::int64_t> const& steps,
+                F&& f) {
+  if (arena.packed()) {
+    for (auto const& run : runs) {
+      auto const of = [&](Tensor const& flat) { return flat.narrow(0, run.offset, run.size); };
+      f(of(arena.weights()), of(arena.gradient()), of, run.steps);
+    }
+    return;
+  }
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (!arena.active()[i]) continue;
+    auto const of = [&](Tensor const& flat) { return arena.parameter_view(flat, i); };
+    f(arena.parameters()[i], arena.parameters()[i].grad(), of, steps[i] - 1);
+  }
+}
+
+/// Whether LibTorch has kernels that update such weights in one pass over memory.
+inline bool has_kernel(Tensor const& weights) {
+  auto const type = weights.scalar_type();
+  return weights.is_cpu() && (type == torch::kFloat32 || type == torch::kFloat64);
+}
+
+}  // namespace v0
+}  // namespace pawl
