@@ -59,7 +59,9 @@ std::int64_t of_convolution_backward(Operands operands) {
 
 std::int64_t flops_of(at::RecordFunction const& call) {
   std::string_view const name = call.name();
-  if (name == "aten::mm" || name == "aten::bmm") return of_product(call.inputs(), 0);
+  if (name == "aten::mm" || name == "aten::bmm" || name == "pawl::mm") {
+    return of_product(call.inputs(), 0);
+  }
   if (name == "aten::addmm" || name == "aten::addmm_" || name == "aten::baddbmm") {
     return of_product(call.inputs(), 1);
   }

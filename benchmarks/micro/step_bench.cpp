@@ -1,6 +1,6 @@
 // One training step through the learner against the same loop written by hand with LibTorch: MLP
 // 784-400-400-10, plain SGD, rows gathered as bytes and scaled to float. Both must end with the
-// same weights, to the last bit. Floor: the matrix products of a step.
+// same weights, but for rounding: products of few rows are pawl's own. Floor: LibTorch's products.
 //
 //   pawl-micro --benchmark_filter=step
 
@@ -68,7 +68,7 @@ void step(benchmark::State& state) {
       [&] {
         for (std::int64_t i = 0; i < steps; ++i) products.forward(), products.backward();
       });
-  micro::expect_same(state, learner.model()->parameters(), by_hand.parameters);
+  micro::expect_same(state, learner.model()->parameters(), by_hand.parameters, 1e-3);
 }
 BENCHMARK(step)->ArgName("batch")->Arg(10)->Arg(128)->Apply(micro::turns<21>);
 

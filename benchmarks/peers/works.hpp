@@ -66,6 +66,7 @@ auto by_hand(std::function<Network(std::uint64_t)> network = [](auto) { return m
 
 /// Notes when the last step was over.
 struct LastStep {
+  static constexpr bool only_losses = true;
   Clock::time_point time;
   void step(pawl::Context const&) { time = Clock::now(); }
 };

@@ -12,6 +12,8 @@ COMMON = ("--stream", "split_digits", "--data", DATA, "--model.hidden", "32,32",
           "--steps", 20)
 STRATEGIES = ("naive", "replay", "er_ace", "der", "derpp", "a_gem", "lwf", "ewc", "si", "mas", "ncm", "replay,lwf,ewc")
 COUNTS = ("operations", "allocations", "nodes")
+# Every processor then takes the same ways: all products are LibTorch's.
+PORTABLE = unittest.mock.patch.dict(os.environ, ATEN_CPU_CAPABILITY="default")
 
 
 class Profile(Case):
@@ -39,7 +41,8 @@ class Profile(Case):
             parts = {part["part"]: part["flops"] for part in profile["parts"]}
             steps = profile["counted_steps"]
             self.assertEqual(parts["step/forward"], steps * sum(layers))
-            self.assertEqual(parts["step/backward"], steps * (2 * sum(layers) - layers[0]))
+            # Plain SGD may form the gradients of weights while it adds them.
+            self.assertEqual(parts["step/backward"] + parts["step/optimizer"], steps * (2 * sum(layers) - layers[0]))
             self.assertEqual(profile["flops_per_step"] * steps, parts["step"])
             self.assertAlmostEqual(profile["flops_per_second"] / profile["flops_per_step"] / profile["steps_per_second"], 1)
             self.assertAlmostEqual(profile["samples_per_second"] / profile["steps_per_second"], rows)
@@ -59,7 +62,7 @@ class Profile(Case):
         path = self.folder / "trace.json"
         self.profile("--trace", path)
         names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
-        self.assertLessEqual({"pawl: step", "pawl: forward", "pawl: backward", "aten::addmm"}, names)
+        self.assertLessEqual({"pawl: step", "pawl: forward", "pawl: backward", "aten::log_softmax"}, names)
         self.assertEqual(os.listdir(self.folder), ["trace.json"])
         before = path.read_bytes()
         self.refused(1, "profile", *COMMON, "--trace", path, says=["--trace", "exists already"])
@@ -75,8 +78,9 @@ class Profile(Case):
 
     def test_a_step_makes_the_calls_that_are_on_record(self):
         libtorch = self.run_to_file("--stream.experiences", 2)[0]["libtorch"]
-        costs = {f"{strategy}, {engine}": self.cost(strategy, engine)
-                 for strategy in STRATEGIES for engine in ("compiled", "reference")}
+        with PORTABLE:
+            costs = {f"{strategy}, {engine}": self.cost(strategy, engine)
+                     for strategy in STRATEGIES for engine in ("compiled", "reference")}
         if os.environ.get("PAWL_RECORD_COSTS"):
             COSTS.write_text(json.dumps({"libtorch": libtorch, "costs": costs}, indent=1) + "\n")
         recorded = json.loads(COSTS.read_text())
@@ -84,6 +88,14 @@ class Profile(Case):
             self.skipTest(f"the costs on record are those of LibTorch {recorded['libtorch']}, not of {libtorch}")
         self.assertEqual(costs, recorded["costs"],
                          "where the change is meant, run this test with PAWL_RECORD_COSTS=1 and commit the file")
+
+    def test_products_of_few_rows_save_calls(self):
+        for strategy in ("naive", "replay,lwf,ewc"):
+            own = self.cost(strategy, "compiled")
+            with PORTABLE:
+                portable = self.cost(strategy, "compiled")
+            for what in COUNTS:
+                self.assertLessEqual(own[what], portable[what], what)
 
     def test_memory_does_not_grow_with_the_number_of_experiences(self):
         keeps = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=1"}  # of what is freed

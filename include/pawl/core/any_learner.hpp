@@ -49,6 +49,7 @@ class AnyStrategy {
     virtual bool owns_scores() const = 0;
     virtual bool needs_own_gradient() const = 0;
     virtual bool decides_on_host() const = 0;
+    virtual bool may_read_gradient() const = 0;
     virtual void describe(Options&) = 0;
     virtual void check_values() = 0;
     virtual void begin(Context&, Experience const&) = 0;
@@ -80,6 +81,7 @@ class AnyStrategy {
     bool owns_scores() const override { return Set::has_scores; }
     bool needs_own_gradient() const override { return Set::wants_task_gradient; }
     bool decides_on_host() const override { return Set::plans_ahead; }
+    bool may_read_gradient() const override { return Set::reads_gradient; }
     void describe(Options& o) override { Set::describe(o); }
     void check_values() override { Set::check_values(); }
     void begin(Context& c, Experience const& e) override { Set::begin(c, e); }
@@ -112,6 +114,7 @@ struct StrategyList {
   bool has_scores = false;
   bool wants_task_gradient = false;
   bool plans_ahead = false;
+  bool reads_gradient = false;
 
   StrategyList() = default;
   StrategyList(std::vector<AnyStrategy> list)  // NOLINT(google-explicit-constructor)
@@ -134,6 +137,7 @@ struct StrategyList {
       }
       wants_task_gradient = wants_task_gradient || s.self_->needs_own_gradient();
       plans_ahead = plans_ahead || s.self_->decides_on_host();
+      reads_gradient = reads_gradient || s.self_->may_read_gradient();
     }
   }
   void check_values() {

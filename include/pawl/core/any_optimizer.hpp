@@ -34,6 +34,7 @@ class AnyOptimizer {
   void reset() { self_->reset(); }
   void state(Archive& a) { self_->state(a); }
   void describe(Options& o) { self_->describe(o); }
+  bool only_adds_gradient() const { return self_->only_adds_gradient(); }
   double learning_rate() const { return self_->learning_rate(); }
   void set_learning_rate(double rate) { self_->set_learning_rate(rate); }
   void prepare(Arena& arena) { self_->prepare(arena); }
@@ -50,6 +51,7 @@ class AnyOptimizer {
     virtual void reset() = 0;
     virtual void state(Archive&) = 0;
     virtual void describe(Options&) = 0;
+    virtual bool only_adds_gradient() const = 0;
     virtual double learning_rate() const = 0;
     virtual void set_learning_rate(double) = 0;
     virtual void prepare(Arena&) = 0;
@@ -73,6 +75,13 @@ class AnyOptimizer {
     void state(Archive& a) override { optimizer.state(a); }
     void describe(Options& o) override {
       if constexpr (requires { optimizer.describe(o); }) optimizer.describe(o);
+    }
+    bool only_adds_gradient() const override {
+      if constexpr (requires { optimizer.only_adds_gradient(); }) {
+        return optimizer.only_adds_gradient();
+      } else {
+        return false;
+      }
     }
     double learning_rate() const override { return optimizer.learning_rate(); }
     void set_learning_rate(double rate) override { pawl::set_learning_rate(optimizer, rate); }

@@ -240,7 +240,7 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
     if (used) used->assign(arena.parameters().size(), true);
     auto flat = torch::zeros_like(arena.weights());
     chain.backward(torch::autograd::grad({loss}, {chain.leaf()}).front(),
-                   [&](std::size_t i, auto const& f) { f(arena.parameter_view(flat, i), false); });
+                   [&](std::size_t i, auto const& g) { g.form(arena.parameter_view(flat, i)); });
     return flat;
   }
   auto const gradients = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);

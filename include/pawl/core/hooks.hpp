@@ -88,6 +88,11 @@ concept PlansAhead = requires {
   requires S::plans_ahead;
 };
 
+/// Whether hooks of a strategy may look at the gradient of a step once it is there.
+template <class S>
+constexpr bool may_read_gradient = HasEditGradient<S> || NeedsTaskGradient<S> ||
+                                   (HasAfterStep<S> && !PlansAhead<S>);
+
 namespace detail {
 
 // A member of this name exists, whatever its signature.

@@ -85,7 +85,7 @@ class Learner {
       auto fresh = c.train.read(plan.positions(c.step), c.arena.device());
       if (meet(fresh.labels)) captured.forget();
       gathering.end();
-      step.run(std::move(fresh), watch.wants_penalties, draws_);
+      step.run(std::move(fresh), {watch.wants_penalties, !watch.only_losses}, draws_);
       ++c.step, ++c.total_steps;
     };
     auto const shown = [&] {
@@ -101,6 +101,7 @@ class Learner {
       if (draws_) captured.give_up("the model draws random numbers");
       shown();
     }
+    c.arena.form_gradients();  // `.grad` is as it would be otherwise
     strategies_.end(c, experience);
     in_experience_ = false;
     watch.end(c);

@@ -16,7 +16,8 @@ inline namespace v0 {
 /// One that says `static constexpr bool wants_penalties = true` also sees the values of closed-form
 /// penalties. One whose `step` looks at losses and penalties alone says `static constexpr bool
 /// only_losses = true`: a device then plans many steps ahead, where others see each step before the
-/// next is planned.
+/// next is planned, and on the host gradients need not be formed where all that follows is that
+/// plain SGD adds them to the weights.
 template <class O>
 concept Observer = requires(O o, Context const& c) {
   o.begin(c);
@@ -42,9 +43,10 @@ class Watch {
   static_assert((Observer<O> && ...),
                 "pawl: an observer needs at least one of  begin, step, end (Context const&)");
   static constexpr bool wants_penalties = (WantsPenalties<O> || ...);
+  static constexpr bool only_losses = !(LooksAtMore<O> || ...);
   /// How many steps may be planned before the first of them is made and shown.
   static constexpr std::int64_t steps_at_once =
-      (LooksAtMore<O> || ...) ? 1 : std::numeric_limits<std::int64_t>::max();
+      only_losses ? std::numeric_limits<std::int64_t>::max() : 1;
 
   explicit Watch(O&... observers) : observers_(observers...) {}
 

@@ -15,8 +15,9 @@ inline namespace v0 {
 
 /// Applies the gradient of a step to the active parameters of an arena.
 ///
-/// Optional: `void set_learning_rate(double)`, for schedules, and `void prepare(Arena&)`, called
-/// before a step asks for the learning rate.
+/// Optional: `void set_learning_rate(double)`, for schedules; `void prepare(Arena&)`, called before
+/// a step asks for the learning rate; `bool only_adds_gradient() const`, whether a step asks for no
+/// more than `arena.add_gradient_to`.
 template <class O>
 concept Optimizer = requires(O o, O const& c, Arena& arena, Archive& archive) {
   o.step(arena);
@@ -34,7 +35,7 @@ concept PlannedOptimizer = Optimizer<O> && requires(O o, Arena& arena) {
 };
 
 /// Stochastic gradient descent, with momentum (Polyak, 1964) or Nesterov's form (Sutskever et al.,
-/// ICML 2013), as `torch::optim::SGD` computes it, to the last bit:
+/// ICML 2013), as `torch::optim::SGD` computes it from the same gradient, to the last bit:
 ///   g <- g + weight_decay w;   v <- momentum v + (1 - dampening) g;   w <- w - lr v  (or g +
 ///   momentum v)
 struct Sgd {
@@ -69,15 +70,23 @@ struct Sgd {
   void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
     if (momentum != 0) return with_momentum(arena);
-    if (arena.packed()) {
+    if (arena.packed() && !arena.has_unformed()) {
       each_piece(arena, runs, steps,
                  [&](auto const& w, auto const& g, auto&&...) { descend(w, g); });
       return;
     }
     for (std::size_t i = 0; i < arena.parameters().size(); ++i) {  // steps do not matter
-      if (arena.active()[i]) descend(arena.parameters()[i], arena.parameters()[i].grad());
+      if (!arena.active()[i]) continue;
+      if (only_adds_gradient()) {
+        arena.add_gradient_to(i, -lr);
+      } else {
+        descend(arena.parameters()[i], arena.parameters()[i].grad());
+      }
     }
   }
+
+  /// Whether a step is w <- w - lr g, for which the gradient need not be formed.
+  bool only_adds_gradient() const { return momentum == 0 && weight_decay == 0; }
 
   double learning_rate() const { return lr; }
   void set_learning_rate(double rate) { lr = rate; }

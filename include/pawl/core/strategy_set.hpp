@@ -56,6 +56,7 @@ struct StrategySet {
   static constexpr bool has_scores = (HasScores<S> || ...);
   static constexpr bool wants_task_gradient = (NeedsTaskGradient<S> || ...);
   static constexpr bool plans_ahead = (PlansAhead<S> || ...);
+  static constexpr bool reads_gradient = (may_read_gradient<S> || ...);
 
   static constexpr void check() {
     (check_strategy<S>(), ...);

@@ -7,6 +7,8 @@
 
 #include "../core/archive.hpp"
 #include "../core/model.hpp"
+#include "pages.hpp"
+#include "products.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -55,7 +57,7 @@ class Arena {
               "; give the whole module one floating type and device with module->to(...)");
     }
     torch::NoGradGuard no_grad;
-    weights_ = torch::zeros({offset}, first.options().requires_grad(false));
+    weights_ = zeros_on_huge_pages(offset, first.options().requires_grad(false));
     parameters_ = std::move(parameters);
     layout_ = std::move(layout);
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -65,6 +67,7 @@ class Arena {
       if (parameters_[i].grad().defined()) parameters_[i].mutable_grad() = Tensor();
     }
     gradient_ = Tensor();
+    waiting_ = {};
     active_.assign(parameters_.size(), false);
     packed_ = false;
   }
@@ -111,6 +114,7 @@ class Arena {
   /// its buffers.
   void clear_gradients() {
     for (auto& p : parameters_) p.mutable_grad() = Tensor();
+    waiting_ = {};
     packed_ = false;
     active_.assign(parameters_.size(), false);
   }
@@ -125,9 +129,10 @@ class Arena {
   /// Gradient [P] of this step: packed from the parameters on first use; undefined ones are 0.
   /// From then on `.grad` of every active parameter is a view of it, so edits reach everybody.
   Tensor const& gradient() {
+    form_gradients();
     if (packed_) return gradient_;
     torch::NoGradGuard no_grad;
-    if (!gradient_.defined()) gradient_ = torch::zeros_like(weights_);
+    make_gradient();
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       auto view = parameter_view(gradient_, i);
       auto& gradient = parameters_[i].mutable_grad();
@@ -142,26 +147,61 @@ class Arena {
     return gradient_;
   }
 
-  /// Takes the gradient of parameter i straight into its place: `f(view, add)` writes it there, or
-  /// adds it to what autograd left. Call `seal` once every parameter has its gradient.
-  template <class F>
-  void write_gradient(std::size_t i, F&& f) {
+  /// Takes the gradient of parameter i, and adds it to what autograd left. Where it may be `later`,
+  /// it is formed when somebody asks. Call `seal` once every parameter has its gradient.
+  void take_gradient(std::size_t i, LayerGradient taken, bool later = false) {
     torch::NoGradGuard no_grad;
-    if (!gradient_.defined()) gradient_ = torch::zeros_like(weights_);
-    auto const view = parameter_view(gradient_, i);
-    auto& gradient = parameters_[i].mutable_grad();
-    auto const add = gradient.defined();
-    if (add) view.copy_(gradient);
-    f(view, add);
-    gradient = view;
     active_[i] = true;
+    auto& gradient = parameters_[i].mutable_grad();
+    if (later && !gradient.defined() && taken.is_separable(parameters_[i])) {
+      waiting_.d.resize(parameters_.size());
+      waiting_.x.resize(parameters_.size());
+      waiting_.d[i] = std::move(taken.d), waiting_.x[i] = std::move(taken.x);
+      return;
+    }
+    make_gradient();
+    auto const view = parameter_view(gradient_, i);
+    if (gradient.defined()) {
+      view.copy_(gradient);
+      taken.add_to(view, 1);
+    } else {
+      taken.form(view);
+    }
+    gradient = view;
   }
   void seal() { packed_ = true; }
+
+  /// Adds factor times the gradient of parameter i to it, which need not be formed for that.
+  void add_gradient_to(std::size_t i, double factor) {
+    if (waiting_.any() && waiting_.d[i].defined()) {
+      waiting_[i].add_to(parameters_[i], factor);
+    } else {
+      parameters_[i].add_(parameters_[i].grad(), factor);
+    }
+  }
+
+  /// Whether gradients are waiting to be formed.
+  bool has_unformed() const { return waiting_.any(); }
+
+  /// Forms the gradients that are waiting, also after the step: until the next forward pass.
+  void form_gradients() {
+    if (!waiting_.any()) return;
+    torch::NoGradGuard no_grad;
+    make_gradient();
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (!waiting_.d[i].defined()) continue;
+      auto const view = parameter_view(gradient_, i);
+      waiting_[i].form(view);
+      parameters_[i].mutable_grad() = view;
+    }
+    waiting_ = {};
+  }
 
   /// Takes `sum` [P] as the gradient of the step (after shards were added up).
   void set_gradient(Tensor const& sum) {
     torch::NoGradGuard no_grad;
-    if (!gradient_.defined()) gradient_ = torch::zeros_like(weights_);
+    make_gradient();
+    waiting_ = {};
     gradient_.copy_(sum);
     packed_ = true;
     bind_active();
@@ -169,14 +209,22 @@ class Arena {
 
   bool packed() const { return packed_; }
 
+  /// Gradients that are not formed yet, by parameter; empty lists where none is.
+  struct Waiting {
+    std::vector<Tensor> d{}, x{};
+    bool any() const { return !d.empty(); }
+    LayerGradient operator[](std::size_t i) const { return {d[i], x[i]}; }
+  };
+
   /// The gradients of a step where they lie.
   struct Gradients {
     std::vector<Tensor> of_each{};
+    Waiting waiting{};
     std::vector<bool> active{};
     bool packed = false;
   };
   Gradients gradients() const {
-    Gradients found{{}, active_, packed_};
+    Gradients found{{}, waiting_, active_, packed_};
     for (auto const& p : parameters_) found.of_each.push_back(p.grad());
     return found;
   }
@@ -184,6 +232,7 @@ class Arena {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       parameters_[i].mutable_grad() = found.of_each[i];
     }
+    waiting_ = found.waiting;
     active_ = found.active;
     packed_ = found.packed;
   }
@@ -200,12 +249,19 @@ class Arena {
   /// Which parameters are to be updated in this step: those with a gradient.
   std::vector<bool> const& active() const { return active_; }
   void activate(std::vector<bool> const& also) {
+    form_gradients();
     for (std::size_t i = 0; i < active_.size(); ++i) active_[i] = active_[i] || also[i];
     if (packed_) bind_active();
   }
 
  private:
   static std::int64_t aligned(std::int64_t n) { return (n + 15) / 16 * 16; }
+
+  void make_gradient() {
+    if (!gradient_.defined()) {
+      gradient_ = zeros_on_huge_pages(weights_.numel(), weights_.options());
+    }
+  }
 
   bool at_home(std::size_t i) const {
     auto const& p = parameters_[i];
@@ -225,6 +281,7 @@ class Arena {
   Layout layout_;
   Tensor weights_;
   Tensor gradient_;
+  Waiting waiting_;
   std::vector<bool> active_;
   bool packed_ = false;
 };

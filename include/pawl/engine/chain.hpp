@@ -9,6 +9,7 @@
 
 #include "../core/error.hpp"
 #include "arena.hpp"
+#include "products.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -125,11 +126,7 @@ class CompiledChain {
       // Logits outlive the step: strategies and observers may keep them.
       auto out = l + 1 == layers_.size() ? at::empty({h.size(0), layer.weight.size(0)}, h.options())
                                          : room(layer.output, h.size(0), layer.weight.size(0));
-      if (layer.bias.defined()) {
-        at::addmm_out(out, layer.bias, h, layer.weight.t());
-      } else {
-        at::mm_out(out, h, layer.weight.t());
-      }
+      linear(out, h, layer.weight, layer.bias);
       apply(layer.gate, out);
       layer.output = out;
       h = out;
@@ -143,27 +140,25 @@ class CompiledChain {
   Tensor const& leaf() const { return leaf_; }
 
   /// From the gradient [n, C] of the last `forward`'s logits: gradients of the parameters, each
-  /// through `write(index, f)`, which calls `f(view, add)` with where it goes and whether to add.
-  template <class Write>
-  void backward(Tensor const& gradient, Write&& write) {
+  /// handed over to `take(index, gradient)` before it is formed. What it is made of stays as it is
+  /// until the next pass.
+  template <class Take>
+  void backward(Tensor const& gradient, Take&& take) {
     torch::NoGradGuard no_grad;
     auto d = gradient;
     for (auto l = layers_.size(); l-- > 0;) {
       auto& layer = layers_[l];
       d = through(layer, d);
       if (layer.weight_index >= 0) {
-        write(static_cast<std::size_t>(layer.weight_index), [&](Tensor view, bool add) {
-          add ? view.addmm_(d.t(), layer.input) : at::mm_out(view, d.t(), layer.input);
-        });
+        take(static_cast<std::size_t>(layer.weight_index), LayerGradient{d, layer.input});
       }
       if (layer.bias_index >= 0) {
-        write(static_cast<std::size_t>(layer.bias_index), [&](Tensor view, bool add) {
-          add ? view.add_(d.sum(0)) : at::sum_out(view, d, {0});
-        });
+        take(static_cast<std::size_t>(layer.bias_index), LayerGradient{d, {}});
       }
       if (l == 0) return;
       auto before = room(layer.input_gradient, d.size(0), layer.weight.size(1));
-      d = at::mm_out(before, d, layer.weight);
+      input_gradient(before, d, layer.weight);
+      d = before;
     }
   }
 

@@ -51,12 +51,19 @@ class Step {
   Step(Context& context, Strategies& strategies, Opt& optimizer)
       : c(context), strategies(strategies), optimizer(optimizer) {}
 
-  /// `fresh` are the rows of the step; `traced` asks for the values of closed-form penalties;
-  /// `draws` says (and learns) whether the module draws random numbers in its forward.
-  void run(Rows fresh, bool traced, bool& draws) {
+  /// What observers wish to see of a step.
+  struct Shown {
+    bool penalties = false;  ///< the values of those in closed form
+    bool gradient = false;
+  };
+
+  /// `fresh` are the rows of the step; `draws` says (and learns) whether the module draws random
+  /// numbers in its forward.
+  void run(Rows fresh, Shown shown, bool& draws) {
     updated_ = false;
     prepare(optimizer, c.arena);
     start(std::move(fresh));
+    may_defer_ = !shown.gradient && gradient_is_only_applied();
     auto shards = extend([&](Batch batch) { return strategies.extend(c, std::move(batch)); });
     BufferMean buffers(*c.model.module, c.training.shards);
     c.penalties.clear();
@@ -73,7 +80,7 @@ class Step {
     buffers.finish();
     if (c.training.shards > 1) sum_up();
     if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
-    if (traced) strategies.closed_form_values(c);
+    if (shown.penalties) strategies.closed_form_values(c);
     strategies.edit_gradient(c);
     Phase optimizing("optimizer");
     if (c.training.clip_norm > 0) clip(c.gradient());
@@ -117,6 +124,16 @@ class Step {
   void start(Rows fresh) {
     c.learning_rate = optimizer.learning_rate() * c.training.rate(c.epoch);
     c.fresh = std::move(fresh);
+  }
+
+  /// Whether nobody but the optimizer needs the gradient of a step, and that not even as such.
+  bool gradient_is_only_applied() const {
+    if constexpr (requires { optimizer.only_adds_gradient(); }) {
+      return optimizer.only_adds_gradient() && !strategies.reads_gradient &&
+             c.training.shards == 1 && c.training.clip_norm == 0 &&
+             c.training.idle_heads != IdleHeads::zero_gradient;
+    }
+    return false;
   }
 
   /// Calls f while the optimizer has the learning rate of the epoch.
@@ -210,8 +227,9 @@ class Step {
     total.backward();
     c.arena.note_active();
     if (compiled_ && c.fast.chain.leaf().grad().defined()) {
-      c.fast.chain.backward(c.fast.chain.leaf().grad(),
-                            [&](std::size_t i, auto const& f) { c.arena.write_gradient(i, f); });
+      c.fast.chain.backward(c.fast.chain.leaf().grad(), [&](std::size_t i, auto&& gradient) {
+        c.arena.take_gradient(i, std::move(gradient), may_defer_);
+      });
       c.arena.seal();
     }
     if (strategies.wants_task_gradient && penalties.empty()) {
@@ -235,8 +253,8 @@ class Step {
     gradients.resize(c.arena.parameters().size());
     auto const flat = c.arena.pack(gradients);
     if (compiled_ && at_logits.defined()) {
-      c.fast.chain.backward(at_logits, [&](std::size_t i, auto const& f) {
-        f(c.arena.parameter_view(flat, i), true);
+      c.fast.chain.backward(at_logits, [&](std::size_t i, auto const& gradient) {
+        gradient.add_to(c.arena.parameter_view(flat, i), 1);
       });
     }
     return flat;
@@ -295,9 +313,10 @@ class Step {
   Strategies& strategies;
   Opt& optimizer;
   TreeSum losses_, gradients_, task_gradients_;
-  bool updated_ = false;   ///< the present step came as far as the optimizer
-  bool looked_ = false;    ///< at the labels of the experience
-  bool compiled_ = false;  ///< the present shard's logits come from the compiled chain
+  bool updated_ = false;    ///< the present step came as far as the optimizer
+  bool looked_ = false;     ///< at the labels of the experience
+  bool compiled_ = false;   ///< the present shard's logits come from the compiled chain
+  bool may_defer_ = false;  ///< the gradient of the present step need not be formed
 };
 
 }  // namespace v0

@@ -1,0 +1,78 @@
+// The products of a layer 784 -> 400 for few rows, as a step makes them: outputs, gradient of the
+// inputs, and plain SGD on the weights. By hand: LibTorch's products and, for the weights, the
+// addition of their gradient. Both must agree but for rounding. Floor: a square product of as many
+// operations.
+//
+//   pawl-micro --benchmark_filter=product
+
+#include <cmath>
+#include <cstdint>
+
+#include "pawl/engine/products.hpp"
+#include "sides.hpp"
+#include "subjects.hpp"
+
+namespace {
+
+using torch::Tensor;
+
+constexpr std::int64_t inputs = 784, outputs = 400;
+
+struct Layer {
+  explicit Layer(std::int64_t rows) {
+    pawl::NoiseScope noise(pawl::Generator(4));
+    torch::NoGradGuard no_grad;
+    x = torch::randn({rows, inputs}), w = torch::randn({outputs, inputs});
+    d = torch::randn({rows, outputs}), bias = torch::randn({outputs});
+    y = torch::empty({rows, outputs}), dx = torch::empty({rows, inputs}), dw = torch::empty_like(w);
+    flops = 2. * static_cast<double>(x.numel() * outputs);
+    auto const side = std::llround(std::cbrt(flops / 2));
+    square = torch::randn({side, side}), product = torch::empty_like(square);
+  }
+  Tensor x, w, bias, d, y, dx, dw, square, product;
+  double flops;
+};
+
+template <class Pawl, class Hand>
+void compare(benchmark::State& state, Tensor Layer::*result, Pawl&& pawl, Hand&& by_hand) {
+  torch::NoGradGuard no_grad;
+  Layer ours(state.range(0)), theirs(state.range(0));
+  micro::compare(
+      state, {.flops = ours.flops}, [&] { pawl(ours); }, [&] { by_hand(theirs); },
+      [&] { at::mm_out(ours.product, ours.square, ours.square); });
+  micro::expect_same(state, {ours.*result}, {theirs.*result}, 1e-4);
+}
+
+void product_outputs(benchmark::State& state) {
+  compare(
+      state, &Layer::y, [](Layer& l) { pawl::linear(l.y, l.x, l.w, l.bias); },
+      [](Layer& l) { at::addmm_out(l.y, l.bias, l.x, l.w.t()); });
+}
+
+void product_inputs(benchmark::State& state) {
+  compare(
+      state, &Layer::dx, [](Layer& l) { pawl::input_gradient(l.dx, l.d, l.w); },
+      [](Layer& l) { at::mm_out(l.dx, l.d, l.w); });
+}
+
+void product_weights(benchmark::State& state) {
+  constexpr double rate = -1e-6;
+  compare(
+      state, &Layer::w,
+      [](Layer& l) {
+        pawl::LayerGradient{l.d, l.x}.add_to(l.w, rate);
+      },
+      [](Layer& l) {
+        at::mm_out(l.dw, l.d.t(), l.x);
+        l.w.add_(l.dw, rate);
+      });
+}
+
+void rows(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("rows")->Arg(10)->Arg(20)->Arg(64)->Arg(128)->Apply(micro::turns<41>);
+}
+BENCHMARK(product_outputs)->Apply(rows);
+BENCHMARK(product_inputs)->Apply(rows);
+BENCHMARK(product_weights)->Apply(rows);
+
+}  // namespace
