@@ -148,9 +148,13 @@ struct SavesAt {
 
 TEST_CASE("naive training is bit for bit the loop one would write by hand") {
   auto const experience = blobs();
-  auto net = network(), twin = network();
+  auto net = network(), compiled = network(), twin = network();
+  Training training{.epochs = 2, .batch_size = 16, .shuffle = false};
+  Learner by_default{compiled, Sgd{.lr = 0.1}};
+  by_default.fit(experience, training);
   Learner learner{net, Sgd{.lr = 0.1}};
-  learner.fit(experience, {.epochs = 2, .batch_size = 16, .shuffle = false});
+  training.engine = Engine::reference;
+  learner.fit(experience, training);
 
   torch::optim::SGD sgd(twin->parameters(), torch::optim::SGDOptions(0.1));
   auto const x = experience.train.read(torch::arange(60)).stored;
@@ -165,6 +169,7 @@ TEST_CASE("naive training is bit for bit the loop one would write by hand") {
     }
   }
   CHECK(same_bits(flat_parameters(net), flat_parameters(twin)));
+  CHECK(flat_parameters(compiled).allclose(flat_parameters(twin), 1e-5, 1e-6));
 }
 
 TEST_CASE("a gradient longer than clip_norm is scaled down to it, as in a loop by hand") {

@@ -1,5 +1,6 @@
 // Products of few rows, and gradients that are added to the weights without being formed.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -111,6 +112,38 @@ TEST_CASE("a gradient that is added at once rounds as one that is formed first")
     CHECK(torch::equal(w, expected));
   }
   CHECK((separable > 0) == has_kernels());
+}
+
+TEST_CASE("columns of zeros take no time, and change no bit") {
+  // Blocks of eight columns that are empty in all rows, in some rows, or hold nothing but -0.
+  for (std::int64_t const n : {1, 7, 20}) {
+    for (std::int64_t const in : {5, 24, 40, 83}) {
+      auto const w = normal({30, in}, 1), d = normal({n, 30}, 2), start = normal({30, in}, 3);
+      auto x = normal({n, in}, 0).abs();
+      auto const before = x.clone();
+      for (std::int64_t begin = 0; begin < in; begin += 16) {
+        x.narrow(1, begin, std::min<std::int64_t>(in - begin, begin % 32 == 0 ? 8 : 16))
+            .mul_(begin % 48 == 0 ? -0.0 : 0.0);
+      }
+      if (in > 8) x.narrow(0, 0, 1).narrow(1, 0, 8).copy_(before.narrow(0, 0, 1).narrow(1, 0, 8));
+      CAPTURE(n);
+      CAPTURE(in);
+      // A column that no block can leave out, because one row more fills it, beside the same rows.
+      auto const full = torch::cat({x, torch::ones({1, in})});
+      auto y = unwritten({n, 30}), y_full = unwritten({n + 1, 30});
+      linear(y, x, w, {});
+      linear(y_full, full, w, {});
+      if (has_kernels()) CHECK(torch::equal(y, y_full.narrow(0, 0, n)));
+      CHECK(y.allclose(x.mm(w.t()), 1e-5, 1e-5));
+
+      auto dw = unwritten({30, in}), added = start.clone();
+      LayerGradient{d, x}.form(dw);
+      LayerGradient{d, x}.add_to(added, -0.5);
+      CHECK(dw.allclose(d.t().mm(x), 1e-5, 1e-5));
+      CHECK(added.allclose(start - 0.5 * d.t().mm(x), 1e-5, 1e-5));
+      if (has_kernels()) CHECK(torch::equal(added, start.clone().add_(dw, -0.5)));
+    }
+  }
 }
 
 TEST_CASE("a graph that needs weights as they were notices that they have moved") {

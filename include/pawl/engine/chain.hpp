@@ -116,8 +116,8 @@ class CompiledChain {
     }
   }
 
-  /// Logits [n, C] of inputs [n, ...]; a graph leads from them to `leaf()`, not further.
-  Tensor forward(Tensor const& x) {
+  /// Logits [n, C] of inputs [n, ...], without a graph.
+  Tensor logits(Tensor const& x) {
     torch::NoGradGuard no_grad;
     auto h = x.dim() == 2 ? x : x.flatten(1);
     for (std::size_t l = 0; l < layers_.size(); ++l) {
@@ -131,7 +131,12 @@ class CompiledChain {
       layer.output = out;
       h = out;
     }
-    leaf_ = h.detach().requires_grad_(true);
+    return h;
+  }
+
+  /// Logits [n, C] of inputs [n, ...]; a graph leads from them to `leaf()`, not further.
+  Tensor forward(Tensor const& x) {
+    leaf_ = logits(x).detach().requires_grad_(true);
     torch::AutoGradMode grad(true);
     return leaf_.clone();  // like other logits, these may be edited in place
   }

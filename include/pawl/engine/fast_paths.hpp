@@ -16,10 +16,10 @@ inline namespace v0 {
 /// learned.
 class FastPaths {
  public:
-  CompiledChain chain;       ///< the model without autograd's graph, where it is a chain of layers
-  CompiledChain side_chain;  ///< the same with buffers of its own, for gradients on the side
-  ImageLayout images;        ///< how images lie in memory
-  std::string capture;       ///< "captured" where a device replayed steps, or why it did not
+  CompiledChain chain;  ///< the model without autograd's graph, where it is a chain of layers
+  mutable CompiledChain side_chain;  ///< the same with buffers of its own, for passes on the side
+  ImageLayout images;                ///< how images lie in memory
+  std::string capture;  ///< "captured" where a device replayed steps, or why it did not
 
   /// Looks for a chain in a module; at the start of an experience, and when parameters have moved.
   void look(nn::Module const& module, Arena const& arena) {

@@ -35,6 +35,7 @@ constexpr std::int64_t depth_at_once = 512;
 namespace avx2 {
 
 using Eight = float __attribute__((vector_size(32)));
+using EightBits = std::uint32_t __attribute__((vector_size(32)));
 using Four = float __attribute__((vector_size(16)));
 PAWL_AVX2 Eight load(float const* p) {
   Eight v;
@@ -46,6 +47,15 @@ PAWL_AVX2 Eight all(float s) { return Eight{s, s, s, s, s, s, s, s}; }
 
 /// a * b + c, rounded once.
 PAWL_AVX2 Eight fma(Eight a, Eight b, Eight c) { return __builtin_ia32_vfmaddps256(a, b, c); }
+
+PAWL_AVX2 EightBits bits(Eight v) { return reinterpret_cast<EightBits>(v); }
+
+/// Whether any of these numbers is not 0 or -0; several may be given by their bits, or'ed.
+PAWL_AVX2 bool any(EightBits numbers) {
+  auto found = numbers[0];
+  for (int i = 1; i < 8; ++i) found |= numbers[i];
+  return found << 1 != 0;
+}
 
 /// The sums of four vectors.
 PAWL_AVX2 Four sums(Eight a, Eight b, Eight c, Eight d) {
@@ -69,10 +79,10 @@ struct Left {
   std::int64_t rows = 0, row_stride = 0, stride = 0;
 };
 
-/// A part of the right factor [depth, columns], columns <= 8 W, copied to rows of 8 W columns.
+/// Up to 16 columns of the right factor, copied to rows [depth, 16] and filled up with zeros.
 struct Panel {
   float const* b = nullptr;
-  std::int64_t depth = 0, columns = 0;
+  std::int64_t depth = 0, width = 0;
 };
 
 /// Up to sizeof...(R) rows times a panel; the sums stay in registers.
@@ -84,13 +94,13 @@ PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
   Eight low[] = {all(0.0f * R)...}, high[] = {all(0.0f * R)...};
   (__builtin_prefetch(to.y + std::min<std::int64_t>(R, last) * to.stride, 1), ...);
   auto const* b = panel.b;
-  for (std::int64_t i = 0; i < panel.depth; ++i, b += 8 * W) {
+  for (std::int64_t i = 0; i < panel.depth; ++i, b += 16) {
     auto const b0 = load(b), b1 = load(b + 8 * (W - 1));
     ((low[R] = fma(all(*a[R]), b0, low[R]), high[R] = fma(all(*a[R]), b1, high[R]),
       a[R] += left.stride),
      ...);
   }
-  if (panel.columns == 8 * W) {
+  if (panel.width == 8 * W) {
     ((static_cast<std::int64_t>(R) <= last
           ? (put(to.y + R * to.stride, low[R], to),
              W == 2 ? put(to.y + R * to.stride + 8, high[R], to) : void())
@@ -101,7 +111,7 @@ PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
   float sums[sizeof...(R)][16];
   ((store(sums[R], low[R]), store(sums[R] + 8, high[R])), ...);
   for (std::int64_t r = 0; r <= last; ++r) {
-    for (std::int64_t c = 0; c < panel.columns; ++c) {
+    for (std::int64_t c = 0; c < panel.width; ++c) {
       auto& y = to.y[r * to.stride + c];
       y = to.add ? __builtin_fmaf(to.factor, sums[r][c], y) : sums[r][c];
     }
@@ -110,7 +120,7 @@ PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
 
 /// All rows times a panel, in tiles of 6, 5 or 4 rows: as many as leave the fewest idle.
 template <int W>
-PAWL_AVX2 void tiles(Left left, Panel const& panel, Destination to) {
+[[gnu::target("avx2,fma")]] void tiles(Left left, Panel const& panel, Destination to) {
   auto const idle = [n = left.rows](std::int64_t height) {
     return (n + height - 1) / height * height - n;
   };
@@ -128,59 +138,118 @@ PAWL_AVX2 void tiles(Left left, Panel const& panel, Destination to) {
   }
 }
 
-/// [rows, depth] times [depth, columns], whose rows lie one behind the other.
+/// Which half of a panel holds anything but zeros.
+struct Halves {
+  bool low = false, high = false;
+};
+
+/// Copies up to 16 columns of [depth, columns] to rows of 16. Looks for zeros only where told to.
+PAWL_AVX2 Halves copy_columns(float const* b, std::int64_t columns, Panel const& size, bool looks,
+                              float* panel) {
+  EightBits low{}, high{};
+  for (std::int64_t i = 0; i < size.depth; ++i, b += columns, panel += 16) {
+    if (size.width == 16) {
+      store(panel, load(b)), store(panel + 8, load(b + 8));
+    } else {
+      std::fill(std::copy(b, b + size.width, panel), panel + 16, 0.0f);
+    }
+    if (looks) low |= bits(load(panel)), high |= bits(load(panel + 8));
+  }
+  return {!looks || any(low), !looks || any(high)};
+}
+
+/// Adds nothing to columns of y: they become 0, unless they hold something already.
+inline void add_nothing(std::int64_t rows, std::int64_t width, Destination to) {
+  if (to.add) return;
+  for (std::int64_t r = 0; r < rows; ++r, to.y += to.stride) std::fill_n(to.y, width, 0.0f);
+}
+
+/// [rows, depth] times [depth, columns], whose rows lie one behind the other. Where it looks for
+/// them, eight neighbouring columns that hold nothing but zeros take no time: images often have
+/// empty borders.
 [[gnu::target("avx2,fma")]] inline void multiply(Left left, std::int64_t depth, float const* b,
-                                                 std::int64_t columns, Destination to) {
+                                                 std::int64_t columns, bool looks, Destination to) {
   alignas(64) float panel[16 * depth_at_once];
   for (std::int64_t begin = 0; begin < depth; begin += depth_at_once) {
     auto const size = std::min(depth_at_once, depth - begin);
     for (std::int64_t j = 0; j < columns; j += 16) {
       auto const width = std::min<std::int64_t>(16, columns - j);
-      auto const padded = width > 8 ? 16 : 8;
-      for (std::int64_t i = 0; i < size; ++i) {
-        auto const* from = b + (begin + i) * columns + j;
-        auto* const p = panel + i * padded;
-        if (width == 16) {
-          store(p, load(from)), store(p + 8, load(from + 8));
-        } else {
-          std::fill(std::copy(from, from + width, p), p + padded, 0.0f);
-        }
+      auto const first = std::min<std::int64_t>(8, width);
+      auto low = to, high = to;
+      low.y += j, high.y += j + first;
+      auto const found = copy_columns(b + j, columns, {nullptr, size, width}, looks, panel);
+      if (found.low && found.high) {
+        tiles<2>(left, {panel, size, width}, low);
+        continue;
       }
-      auto here = to;
-      here.y += j;
-      if (padded == 16) {
-        tiles<2>(left, {panel, size, width}, here);
+      if (found.low) {
+        tiles<1>(left, {panel, size, first}, low);
       } else {
-        tiles<1>(left, {panel, size, width}, here);
+        add_nothing(left.rows, first, low);
+      }
+      if (found.high) {
+        tiles<1>(left, {panel + 8, size, width - first}, high);
+      } else {
+        add_nothing(left.rows, width - first, high);
       }
     }
+    b += depth_at_once * columns;
     left.a += depth_at_once * left.stride;
     to.factor = to.add ? to.factor : 1;
     to.add = true;
   }
 }
 
-/// Up to sizeof...(R) rows of x with up to four rows of w, inner products over `depth`, plus bias.
+/// Rows [n, depth] without what is zero in all of them: inner products run over these blocks of
+/// eight columns, and over the columns from `rest` on.
+struct Filled {
+  float const* x = nullptr;
+  std::int64_t rows = 0, depth = 0, rest = 0;
+  std::vector<std::int64_t> blocks{};
+};
+
+PAWL_AVX2 bool is_zero(float const* x, std::int64_t rows, std::int64_t depth) {
+  for (std::int64_t r = 0; r < rows; ++r, x += depth) {
+    if (any(bits(load(x)))) return false;
+  }
+  return true;
+}
+
+PAWL_AVX2 Filled filled(float const* x, std::int64_t rows, std::int64_t depth) {
+  Filled f{x, rows, depth, depth / 8 * 8, {}};
+  f.blocks.reserve(static_cast<std::size_t>(depth / 8));
+  for (std::int64_t i = 0; i < f.rest; i += 8) {
+    if (!is_zero(x + i, rows, depth)) f.blocks.push_back(i);
+  }
+  return f;
+}
+
+/// sizeof...(R) rows of x from `begin` on, as far as there are so many, with up to four rows of w:
+/// inner products, plus bias.
 template <std::size_t... R>
-PAWL_AVX2 void inner_products(float const* x, std::int64_t rows, float const* w,
-                              std::int64_t outputs, std::int64_t depth, float const* bias,
-                              Destination const& to, std::index_sequence<R...>) {
-  auto const row = [&](std::int64_t r) { return x + std::min(r, rows - 1) * depth; };
-  auto const output = [&](std::int64_t o) { return w + std::min(o, outputs - 1) * depth; };
+PAWL_AVX2 void inner_products(Filled const& x, std::int64_t begin, float const* w,
+                              std::int64_t outputs, float const* bias, Destination const& to,
+                              std::index_sequence<R...>) {
+  auto const rows = std::min<std::int64_t>(sizeof...(R), x.rows - begin);
+  auto const row = [&](std::int64_t r) { return x.x + (begin + std::min(r, rows - 1)) * x.depth; };
+  auto const output = [&](std::int64_t o) { return w + std::min(o, outputs - 1) * x.depth; };
   float const* const a[] = {row(R)...};
   float const* const b[] = {output(0), output(1), output(2), output(3)};
   Eight s0[] = {all(0.0f * R)...}, s1[] = {all(0.0f * R)...};
   Eight s2[] = {all(0.0f * R)...}, s3[] = {all(0.0f * R)...};
-  std::int64_t i = 0;
-  for (; i + 8 <= depth; i += 8) {
-    auto const b0 = load(b[0] + i), b1 = load(b[1] + i), b2 = load(b[2] + i), b3 = load(b[3] + i);
-    Eight v;
-    ((v = load(a[R] + i), s0[R] = fma(v, b0, s0[R]), s1[R] = fma(v, b1, s1[R]),
-      s2[R] = fma(v, b2, s2[R]), s3[R] = fma(v, b3, s3[R])),
-     ...);
+  for (auto const i : x.blocks) {
+    Eight const v[] = {load(a[R] + i)...};
+    auto const b0 = load(b[0] + i);
+    ((s0[R] = fma(v[R], b0, s0[R])), ...);
+    auto const b1 = load(b[1] + i);
+    ((s1[R] = fma(v[R], b1, s1[R])), ...);
+    auto const b2 = load(b[2] + i);
+    ((s2[R] = fma(v[R], b2, s2[R])), ...);
+    auto const b3 = load(b[3] + i);
+    ((s3[R] = fma(v[R], b3, s3[R])), ...);
   }
   Four sum[] = {sums(s0[R], s1[R], s2[R], s3[R])...};
-  for (; i < depth; ++i) {
+  for (auto i = x.rest; i < x.depth; ++i) {
     Four const rest{b[0][i], b[1][i], b[2][i], b[3][i]};
     ((sum[R] += rest * a[R][i]), ...);
   }
@@ -191,18 +260,19 @@ PAWL_AVX2 void inner_products(float const* x, std::int64_t rows, float const* w,
   }
 }
 
-/// [rows, depth] times the transpose of [outputs, depth], plus bias [outputs] or null.
-[[gnu::target("avx2,fma")]] inline void multiply_transposed(float const* x, std::int64_t rows,
+/// [rows, depth] times the transpose of [outputs, depth], plus bias [outputs] or null. Columns that
+/// hold nothing but zeros take no time.
+[[gnu::target("avx2,fma")]] inline void multiply_transposed(float const* rows, std::int64_t n,
                                                             std::int64_t depth, float const* w,
                                                             std::int64_t outputs, float const* bias,
                                                             Destination to) {
+  auto const x = filled(rows, n, depth);
   for (std::int64_t o = 0; o < outputs; o += 4) {
     auto here = to;
     here.y += o;
-    for (std::int64_t r = 0; r < rows; r += 3, here.y += 3 * to.stride) {
-      inner_products(x + r * depth, std::min<std::int64_t>(3, rows - r), w + o * depth,
-                     std::min<std::int64_t>(4, outputs - o), depth, bias ? bias + o : nullptr, here,
-                     std::make_index_sequence<3>());
+    for (std::int64_t r = 0; r < n; r += 3, here.y += 3 * to.stride) {
+      inner_products(x, r, w + o * depth, std::min<std::int64_t>(4, outputs - o),
+                     bias ? bias + o : nullptr, here, std::make_index_sequence<3>());
     }
   }
 }
@@ -273,7 +343,8 @@ inline void input_gradient(Tensor& y, Tensor const& d, Tensor const& w) {
   if (is_small(d, d.size(1), w, y)) {
     ShownProduct const shown(d, false, w, false);
     avx2::multiply({d.const_data_ptr<float>(), d.size(0), d.size(1), 1}, d.size(1),
-                   w.const_data_ptr<float>(), w.size(1), {y.mutable_data_ptr<float>(), y.size(1)});
+                   w.const_data_ptr<float>(), w.size(1), false,
+                   {y.mutable_data_ptr<float>(), y.size(1)});
     return;
   }
 #endif
@@ -317,7 +388,7 @@ struct LayerGradient {
     if (is_small(d, d.size(1), x, y)) {
       ShownProduct const shown(d, true, x, false);
       avx2::multiply({d.const_data_ptr<float>(), d.size(1), 1, d.size(1)}, d.size(0),
-                     x.const_data_ptr<float>(), x.size(1),
+                     x.const_data_ptr<float>(), x.size(1), true,
                      {y.mutable_data_ptr<float>(), y.size(1), add, static_cast<float>(factor)});
       y.unsafeGetTensorImpl()->bump_version();  // graphs that need the old values notice
       return true;
