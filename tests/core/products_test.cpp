@@ -40,7 +40,7 @@ bool within(Tensor const& result, Tensor const& exact, Tensor const& magnitude,
 /// Whether this processor and thread use the kernels of pawl at all.
 bool has_kernels() {
   auto const x = torch::zeros({1, 1});
-  return is_small(x, 1, x, x);
+  return is_small(x, 1, many_rows, x, x);
 }
 
 struct Layer {
@@ -50,7 +50,7 @@ struct Layer {
 /// Sizes around those of tiles, vectors and panels.
 std::vector<Layer> layers() {
   std::vector<Layer> all;
-  for (std::int64_t const rows : {1, 2, 3, 4, 5, 6, 7, 11, 20, 31, 128, 129, 600}) {
+  for (std::int64_t const rows : {1, 2, 3, 4, 5, 6, 7, 11, 20, 25, 31, 65, 129, 600}) {
     for (std::int64_t const inputs : {1, 3, 7, 8, 9, 16, 17, 100, 520}) {
       for (std::int64_t const outputs : {1, 2, 4, 5, 10, 16, 17, 530}) {
         all.push_back({rows, inputs, outputs});
@@ -171,14 +171,16 @@ TEST_CASE("a row's outputs do not depend on the other rows of its batch") {
 TEST_CASE("what the kernels are not made for is left to LibTorch") {
   auto const x = normal({8, 40}, 0), w = normal({20, 40}, 1), y = normal({8, 20}, 2);
   auto const twice = [](Tensor const& t) { return t.to(torch::kFloat64); };
-  CHECK(is_small(x, 20, w, y) == has_kernels());
-  CHECK_FALSE(is_small(twice(x), 20, twice(w), twice(y)));
-  CHECK_FALSE(is_small(x.t().contiguous().t(), 20, w, y));
-  CHECK(is_small(normal({128, 40}, 0), 20, w, y) == has_kernels());
-  CHECK_FALSE(is_small(normal({129, 40}, 0), 20, w, y));
-  CHECK(is_small(normal({129, 40}, 0), 16, w, y) == has_kernels());
+  auto const small = [](Tensor const& rows, std::int64_t outputs, Tensor const& a,
+                        Tensor const& b) { return is_small(rows, outputs, 65, a, b); };
+  CHECK(small(x, 20, w, y) == has_kernels());
+  CHECK_FALSE(small(twice(x), 20, twice(w), twice(y)));
+  CHECK_FALSE(small(x.t().contiguous().t(), 20, w, y));
+  CHECK(small(normal({64, 40}, 0), 20, w, y) == has_kernels());
+  CHECK_FALSE(small(normal({65, 40}, 0), 20, w, y));
+  CHECK(small(normal({65, 40}, 0), 16, w, y) == has_kernels());
   at::set_num_threads(2);
-  CHECK_FALSE(is_small(x, 20, w, y));
+  CHECK_FALSE(small(x, 20, w, y));
   at::set_num_threads(1);
 
   auto slow = torch::empty({8, 20}, torch::kFloat64);

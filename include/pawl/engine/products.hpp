@@ -12,8 +12,8 @@ namespace pawl {
 inline namespace v0 {
 
 // The three matrix products of a linear layer, for the few rows of a training step. LibTorch's are
-// made for large products: on one AVX2 core those below are 1.5 times as fast at 10 rows, 1.25 at
-// 20, as fast at 128, and three times where a layer has few outputs. They sum in a fixed order, so
+// made for large products: on one AVX2 core those below are 1.4 times as fast at 10 rows, 1.2 at
+// 20, as fast at 64, and three times where a layer has few outputs. They sum in a fixed order, so
 // that a row's outputs do not depend on the other rows of its batch.
 
 /// Where a product goes: y = product, or y += factor * product, rounded once.
@@ -79,10 +79,11 @@ struct Left {
   std::int64_t rows = 0, row_stride = 0, stride = 0;
 };
 
-/// Up to 16 columns of the right factor, copied to rows [depth, 16] and filled up with zeros.
+/// Up to 16 columns of the right factor: where they lie, or copied to rows of 16 and filled up with
+/// zeros.
 struct Panel {
   float const* b = nullptr;
-  std::int64_t depth = 0, width = 0;
+  std::int64_t depth = 0, width = 0, stride = 16;
 };
 
 /// Up to sizeof...(R) rows times a panel; the sums stay in registers.
@@ -94,7 +95,7 @@ PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
   Eight low[] = {all(0.0f * R)...}, high[] = {all(0.0f * R)...};
   (__builtin_prefetch(to.y + std::min<std::int64_t>(R, last) * to.stride, 1), ...);
   auto const* b = panel.b;
-  for (std::int64_t i = 0; i < panel.depth; ++i, b += 16) {
+  for (std::int64_t i = 0; i < panel.depth; ++i, b += panel.stride) {
     auto const b0 = load(b), b1 = load(b + 8 * (W - 1));
     ((low[R] = fma(all(*a[R]), b0, low[R]), high[R] = fma(all(*a[R]), b1, high[R]),
       a[R] += left.stride),
@@ -177,6 +178,10 @@ inline void add_nothing(std::int64_t rows, std::int64_t width, Destination to) {
       auto const first = std::min<std::int64_t>(8, width);
       auto low = to, high = to;
       low.y += j, high.y += j + first;
+      if (!looks && left.rows <= 24 && width == 16) {  // too few rows to make up for a copy
+        tiles<2>(left, {b + j, size, width, columns}, low);
+        continue;
+      }
       auto const found = copy_columns(b + j, columns, {nullptr, size, width}, looks, panel);
       if (found.low && found.high) {
         tiles<2>(left, {panel, size, width}, low);
@@ -300,20 +305,26 @@ class ShownProduct {
   at::RecordFunction call_{at::RecordScope::FUNCTION};
 };
 
-/// Whether the kernels above form the product of a layer [outputs, inputs] with rows [n, ...]:
-/// where it is small enough, in float32 on the host, on one thread, where LibTorch itself would use
-/// AVX2.
-inline bool is_small(Tensor const& rows, std::int64_t outputs, Tensor const& a, Tensor const& b) {
+/// Rows from which on LibTorch's products are faster.
+constexpr std::int64_t many_rows = 65;
+constexpr std::int64_t many_rows_of_gradient = 129;
+
+/// Whether the kernels above form the product of rows [n, ...] with a layer of so many outputs: n
+/// is less than `many` or outputs are few, in float32 on the host, on one thread, where LibTorch
+/// itself would use AVX2.
+inline bool is_small(Tensor const& rows, std::int64_t outputs, std::int64_t many, Tensor const& a,
+                     Tensor const& b) {
 #ifdef PAWL_PRODUCTS
   static bool const avx2 = at::get_cpu_capability() == "AVX2";
   if (!avx2 || at::get_num_threads() != 1) return false;
-  if (rows.size(0) > 128 && outputs > 16) return false;
+  if (rows.size(0) >= many && outputs > 16) return false;
   for (auto const* m : {&rows, &a, &b}) {
     if (!m->is_cpu() || m->scalar_type() != torch::kFloat32 || !m->is_contiguous()) return false;
   }
   return true;
 #else
-  static_cast<void>(rows), static_cast<void>(outputs), static_cast<void>(a), static_cast<void>(b);
+  static_cast<void>(rows), static_cast<void>(outputs), static_cast<void>(many);
+  static_cast<void>(a), static_cast<void>(b);
   return false;
 #endif
 }
@@ -321,7 +332,7 @@ inline bool is_small(Tensor const& rows, std::int64_t outputs, Tensor const& a, 
 /// y [n, out] = x [n, in] times w [out, in] transposed, plus bias [out] where it is defined.
 inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bias) {
 #ifdef PAWL_PRODUCTS
-  if (is_small(x, w.size(0), w, y)) {
+  if (is_small(x, w.size(0), many_rows, w, y)) {
     ShownProduct const shown(x, false, w, true);
     avx2::multiply_transposed(x.const_data_ptr<float>(), x.size(0), x.size(1),
                               w.const_data_ptr<float>(), w.size(0),
@@ -340,7 +351,7 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
 /// y [n, in] = d [n, out] times w [out, in].
 inline void input_gradient(Tensor& y, Tensor const& d, Tensor const& w) {
 #ifdef PAWL_PRODUCTS
-  if (is_small(d, d.size(1), w, y)) {
+  if (is_small(d, d.size(1), many_rows, w, y)) {
     ShownProduct const shown(d, false, w, false);
     avx2::multiply({d.const_data_ptr<float>(), d.size(0), d.size(1), 1}, d.size(1),
                    w.const_data_ptr<float>(), w.size(1), false,
@@ -361,7 +372,8 @@ struct LayerGradient {
 
   /// Whether it is all the same, to the last bit, to add it to y or to form it and add that.
   bool is_separable(Tensor const& y) const {
-    return x.defined() && d.size(0) <= depth_at_once && is_small(d, d.size(1), x, y);
+    return x.defined() && d.size(0) <= depth_at_once &&
+           is_small(d, d.size(1), many_rows_of_gradient, x, y);
   }
 
   /// y = gradient.
@@ -385,7 +397,7 @@ struct LayerGradient {
  private:
   bool multiply(Tensor& y, bool add, double factor) const {
 #ifdef PAWL_PRODUCTS
-    if (is_small(d, d.size(1), x, y)) {
+    if (is_small(d, d.size(1), many_rows_of_gradient, x, y)) {
       ShownProduct const shown(d, true, x, false);
       avx2::multiply({d.const_data_ptr<float>(), d.size(1), 1, d.size(1)}, d.size(0),
                      x.const_data_ptr<float>(), x.size(1), true,
