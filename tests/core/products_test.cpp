@@ -266,6 +266,7 @@ TEST_CASE("plain SGD learns the same where gradients are not formed, which are t
   compare({.lr = 0.1}, {.clip_norm = 0.1}, false);
   compare({.lr = 0.1}, {.shards = 2}, false);
   compare({.lr = 0.1}, {.engine = Engine::reference}, false);
+  compare({.lr = 0.1}, {.iterations = 1}, false);  // the last step
 }
 
 TEST_CASE("a gradient may be asked for when the step is over") {

@@ -101,7 +101,6 @@ class Learner {
       if (draws_) captured.give_up("the model draws random numbers");
       shown();
     }
-    c.arena.form_gradients();  // `.grad` is as it would be otherwise
     strategies_.end(c, experience);
     in_experience_ = false;
     watch.end(c);

@@ -126,10 +126,11 @@ class Step {
     c.fresh = std::move(fresh);
   }
 
-  /// Whether nobody but the optimizer needs the gradient of a step, and that not even as such.
+  /// Whether nobody but the optimizer needs the gradient of a step, and that not even as such. That
+  /// of the last step is there when training is over.
   bool gradient_is_only_applied() const {
     if constexpr (requires { optimizer.only_adds_gradient(); }) {
-      return optimizer.only_adds_gradient() && !strategies.reads_gradient &&
+      return optimizer.only_adds_gradient() && !strategies.reads_gradient && c.step + 1 < c.steps &&
              c.training.shards == 1 && c.training.clip_norm == 0 &&
              c.training.idle_heads != IdleHeads::zero_gradient;
     }
