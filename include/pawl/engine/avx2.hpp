@@ -1,0 +1,288 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace pawl {
+inline namespace v0 {
+
+// Matrix products of few rows, in single precision, for processors with AVX2. Compiled for them
+// function by function, so that a program need not be; who calls them makes sure of the processor.
+
+/// Where a product goes: y = product, or y += factor * product, rounded once.
+struct Destination {
+  float* y = nullptr;
+  std::int64_t stride = 0;  ///< between rows of y
+  bool add = false;
+  float factor = 1;
+};
+
+/// Longer sums are added up in pieces of this length.
+constexpr std::int64_t depth_at_once = 512;
+
+#if defined(__x86_64__) && defined(__GNUC__) && defined(__OPTIMIZE__)
+#define PAWL_PRODUCTS 1
+#define PAWL_AVX2 [[gnu::target("avx2,fma"), gnu::always_inline]] inline
+
+/// Kernels for processors with AVX2, whatever the compiler was asked to build for.
+namespace avx2 {
+
+using Eight = float __attribute__((vector_size(32)));
+using EightBits = std::uint32_t __attribute__((vector_size(32)));
+using Four = float __attribute__((vector_size(16)));
+
+PAWL_AVX2 Eight load(float const* p) {
+  Eight v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+PAWL_AVX2 void store(float* p, Eight v) { __builtin_memcpy(p, &v, sizeof v); }
+PAWL_AVX2 Eight all(float s) { return Eight{s, s, s, s, s, s, s, s}; }
+
+/// a * b + c, rounded once.
+PAWL_AVX2 Eight fma(Eight a, Eight b, Eight c) { return __builtin_ia32_vfmaddps256(a, b, c); }
+
+PAWL_AVX2 EightBits bits(Eight v) { return reinterpret_cast<EightBits>(v); }
+
+/// Whether any of these numbers is not 0 or -0; several may be given by their bits, or'ed.
+PAWL_AVX2 bool any(EightBits numbers) {
+  auto found = numbers[0];
+  for (int i = 1; i < 8; ++i) found |= numbers[i];
+  return found << 1 != 0;
+}
+
+/// The sums of four vectors.
+PAWL_AVX2 Four sums(Eight a, Eight b, Eight c, Eight d) {
+  auto const ab = __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
+                  __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+  auto const cd = __builtin_shufflevector(c, d, 0, 2, 8, 10, 4, 6, 12, 14) +
+                  __builtin_shufflevector(c, d, 1, 3, 9, 11, 5, 7, 13, 15);
+  auto const s = __builtin_shufflevector(ab, cd, 0, 2, 8, 10, 4, 6, 12, 14) +
+                 __builtin_shufflevector(ab, cd, 1, 3, 9, 11, 5, 7, 13, 15);
+  return __builtin_shufflevector(s, s, 0, 1, 2, 3) + __builtin_shufflevector(s, s, 4, 5, 6, 7);
+}
+
+/// Eight columns of a row of the destination.
+PAWL_AVX2 void put(float* y, Eight v, Destination const& to) {
+  store(y, to.add ? fma(all(to.factor), v, load(y)) : v);
+}
+
+/// A left factor [rows, depth] of any strides.
+struct Left {
+  float const* a = nullptr;
+  std::int64_t rows = 0, row_stride = 0, stride = 0;
+};
+
+/// Up to 16 columns of the right factor: where they lie, or copied to rows of 16 and filled up with
+/// zeros.
+struct Panel {
+  float const* b = nullptr;
+  std::int64_t depth = 0, width = 0, stride = 16;
+};
+
+/// Up to sizeof...(R) rows times a panel; the sums stay in registers.
+template <int W, std::size_t... R>
+PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
+                    std::index_sequence<R...>) {
+  auto const last = left.rows - 1;
+  float const* a[] = {left.a + std::min<std::int64_t>(R, last) * left.row_stride...};
+  Eight low[] = {all(0.0f * R)...}, high[] = {all(0.0f * R)...};
+  (__builtin_prefetch(to.y + std::min<std::int64_t>(R, last) * to.stride, 1), ...);
+  auto const* b = panel.b;
+  for (std::int64_t i = 0; i < panel.depth; ++i, b += panel.stride) {
+    auto const b0 = load(b), b1 = load(b + 8 * (W - 1));
+    ((low[R] = fma(all(*a[R]), b0, low[R]), high[R] = fma(all(*a[R]), b1, high[R]),
+      a[R] += left.stride),
+     ...);
+  }
+  if (panel.width == 8 * W) {
+    ((static_cast<std::int64_t>(R) <= last
+          ? (put(to.y + R * to.stride, low[R], to),
+             W == 2 ? put(to.y + R * to.stride + 8, high[R], to) : void())
+          : void()),
+     ...);
+    return;
+  }
+  float sums[sizeof...(R)][16];
+  ((store(sums[R], low[R]), store(sums[R] + 8, high[R])), ...);
+  for (std::int64_t r = 0; r <= last; ++r) {
+    for (std::int64_t c = 0; c < panel.width; ++c) {
+      auto& y = to.y[r * to.stride + c];
+      y = to.add ? __builtin_fmaf(to.factor, sums[r][c], y) : sums[r][c];
+    }
+  }
+}
+
+/// All rows times a panel, in tiles of 6, 5 or 4 rows: as many as leave the fewest idle.
+template <int W>
+[[gnu::target("avx2,fma")]] void tiles(Left left, Panel const& panel, Destination to) {
+  auto const idle = [n = left.rows](std::int64_t height) {
+    return (n + height - 1) / height * height - n;
+  };
+  auto height = std::int64_t{6};
+  for (auto const other : {5, 4}) {
+    if (left.rows <= 30 && idle(other) < idle(height)) height = other;
+  }
+  for (auto rest = left.rows; rest > 0; rest -= height) {
+    left.rows = std::min(rest, height);
+    if (height == 6) tile<W>(left, panel, to, std::make_index_sequence<6>());
+    if (height == 5) tile<W>(left, panel, to, std::make_index_sequence<5>());
+    if (height == 4) tile<W>(left, panel, to, std::make_index_sequence<4>());
+    left.a += height * left.row_stride;
+    to.y += height * to.stride;
+  }
+}
+
+/// Which half of a panel holds anything but zeros.
+struct Halves {
+  bool low = false, high = false;
+};
+
+/// Copies up to 16 columns of [depth, columns] to rows of 16. Looks for zeros only where told to.
+PAWL_AVX2 Halves copy_columns(float const* b, std::int64_t columns, Panel const& size, bool looks,
+                              float* panel) {
+  EightBits low{}, high{};
+  for (std::int64_t i = 0; i < size.depth; ++i, b += columns, panel += 16) {
+    if (size.width == 16) {
+      store(panel, load(b)), store(panel + 8, load(b + 8));
+    } else {
+      std::fill(std::copy(b, b + size.width, panel), panel + 16, 0.0f);
+    }
+    if (looks) low |= bits(load(panel)), high |= bits(load(panel + 8));
+  }
+  return {!looks || any(low), !looks || any(high)};
+}
+
+/// Adds nothing to columns of y: they become 0, unless they hold something already.
+inline void add_nothing(std::int64_t rows, std::int64_t width, Destination to) {
+  if (to.add) return;
+  for (std::int64_t r = 0; r < rows; ++r, to.y += to.stride) std::fill_n(to.y, width, 0.0f);
+}
+
+/// [rows, depth] times [depth, columns], whose rows lie one behind the other. Where it looks for
+/// them, eight neighbouring columns that hold nothing but zeros take no time: images often have
+/// empty borders.
+[[gnu::target("avx2,fma")]] inline void multiply(Left left, std::int64_t depth, float const* b,
+                                                 std::int64_t columns, bool looks, Destination to) {
+  alignas(64) float panel[16 * depth_at_once];
+  for (std::int64_t begin = 0; begin < depth; begin += depth_at_once) {
+    auto const size = std::min(depth_at_once, depth - begin);
+    for (std::int64_t j = 0; j < columns; j += 16) {
+      auto const width = std::min<std::int64_t>(16, columns - j);
+      auto const first = std::min<std::int64_t>(8, width);
+      auto low = to, high = to;
+      low.y += j, high.y += j + first;
+      if (!looks && left.rows <= 24 && width == 16) {  // too few rows to make up for a copy
+        tiles<2>(left, {b + j, size, width, columns}, low);
+        continue;
+      }
+      auto const found = copy_columns(b + j, columns, {nullptr, size, width}, looks, panel);
+      if (found.low && found.high) {
+        tiles<2>(left, {panel, size, width}, low);
+        continue;
+      }
+      if (found.low) {
+        tiles<1>(left, {panel, size, first}, low);
+      } else {
+        add_nothing(left.rows, first, low);
+      }
+      if (found.high) {
+        tiles<1>(left, {panel + 8, size, width - first}, high);
+      } else {
+        add_nothing(left.rows, width - first, high);
+      }
+    }
+    b += depth_at_once * columns;
+    left.a += depth_at_once * left.stride;
+    to.factor = to.add ? to.factor : 1;
+    to.add = true;
+  }
+}
+
+/// Rows [n, depth] without what is zero in all of them: inner products run over these blocks of
+/// eight columns, and over the columns from `rest` on.
+struct Filled {
+  float const* x = nullptr;
+  std::int64_t rows = 0, depth = 0, rest = 0;
+  std::vector<std::int64_t> blocks{};
+};
+
+PAWL_AVX2 bool is_zero(float const* x, std::int64_t rows, std::int64_t depth) {
+  for (std::int64_t r = 0; r < rows; ++r, x += depth) {
+    if (any(bits(load(x)))) return false;
+  }
+  return true;
+}
+
+PAWL_AVX2 Filled filled(float const* x, std::int64_t rows, std::int64_t depth) {
+  Filled f{x, rows, depth, depth / 8 * 8, {}};
+  f.blocks.reserve(static_cast<std::size_t>(depth / 8));
+  for (std::int64_t i = 0; i < f.rest; i += 8) {
+    if (!is_zero(x + i, rows, depth)) f.blocks.push_back(i);
+  }
+  return f;
+}
+
+/// sizeof...(R) rows of x from `begin` on, as far as there are so many, with up to four rows of w:
+/// inner products, plus bias.
+template <std::size_t... R>
+PAWL_AVX2 void inner_products(Filled const& x, std::int64_t begin, float const* w,
+                              std::int64_t outputs, float const* bias, Destination const& to,
+                              std::index_sequence<R...>) {
+  auto const rows = std::min<std::int64_t>(sizeof...(R), x.rows - begin);
+  auto const row = [&](std::int64_t r) { return x.x + (begin + std::min(r, rows - 1)) * x.depth; };
+  auto const output = [&](std::int64_t o) { return w + std::min(o, outputs - 1) * x.depth; };
+  float const* const a[] = {row(R)...};
+  float const* const b[] = {output(0), output(1), output(2), output(3)};
+  Eight s0[] = {all(0.0f * R)...}, s1[] = {all(0.0f * R)...};
+  Eight s2[] = {all(0.0f * R)...}, s3[] = {all(0.0f * R)...};
+  for (auto const i : x.blocks) {
+    Eight const v[] = {load(a[R] + i)...};
+    auto const b0 = load(b[0] + i);
+    ((s0[R] = fma(v[R], b0, s0[R])), ...);
+    auto const b1 = load(b[1] + i);
+    ((s1[R] = fma(v[R], b1, s1[R])), ...);
+    auto const b2 = load(b[2] + i);
+    ((s2[R] = fma(v[R], b2, s2[R])), ...);
+    auto const b3 = load(b[3] + i);
+    ((s3[R] = fma(v[R], b3, s3[R])), ...);
+  }
+  Four sum[] = {sums(s0[R], s1[R], s2[R], s3[R])...};
+  for (auto i = x.rest; i < x.depth; ++i) {
+    Four const rest{b[0][i], b[1][i], b[2][i], b[3][i]};
+    ((sum[R] += rest * a[R][i]), ...);
+  }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t o = 0; o < outputs; ++o) {
+      to.y[r * to.stride + o] = sum[r][o] + (bias ? bias[o] : 0.0f);
+    }
+  }
+}
+
+/// [rows, depth] times the transpose of [outputs, depth], plus bias [outputs] or null. Columns that
+/// hold nothing but zeros take no time.
+[[gnu::target("avx2,fma")]] inline void multiply_transposed(float const* rows, std::int64_t n,
+                                                            std::int64_t depth, float const* w,
+                                                            std::int64_t outputs, float const* bias,
+                                                            Destination to) {
+  auto const x = filled(rows, n, depth);
+  for (std::int64_t o = 0; o < outputs; o += 4) {
+    auto here = to;
+    here.y += o;
+    for (std::int64_t r = 0; r < n; r += 3, here.y += 3 * to.stride) {
+      inner_products(x, r, w + o * depth, std::min<std::int64_t>(4, outputs - o),
+                     bias ? bias + o : nullptr, here, std::make_index_sequence<3>());
+    }
+  }
+}
+
+}  // namespace avx2
+
+#undef PAWL_AVX2
+#endif
+
+}  // namespace v0
+}  // namespace pawl
