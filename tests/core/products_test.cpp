@@ -183,6 +183,11 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   CHECK_FALSE(small(x, 20, w, y));
   at::set_num_threads(1);
 
+  auto strided = unwritten({8, 20});
+  auto const bias = normal({20, 2}, 3).select(1, 0);
+  linear(strided, x, w, bias);
+  CHECK(strided.allclose(at::addmm(bias, x, w.t()), 1e-5, 1e-5));
+
   auto slow = torch::empty({8, 20}, torch::kFloat64);
   linear(slow, twice(x), twice(w), twice(y)[0]);
   CHECK(torch::equal(slow, at::addmm(twice(y)[0], twice(x), twice(w).t())));

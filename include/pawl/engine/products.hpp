@@ -14,8 +14,8 @@ inline namespace v0 {
 // at 20, as fast at 64, and three times where a layer has few outputs. They sum in a fixed order,
 // so that a row's outputs do not depend on the other rows of its batch.
 
-/// Shows a product of pawl to LibTorch's profilers, where one listens: as `pawl::mm`
-/// of a [n, k] and b [k, m], either of which may be given transposed.
+/// Shows a product of pawl to LibTorch's profilers, where one listens: as `pawl::mm` of a [n, k]
+/// and b [k, m], either of which may be given transposed.
 class ShownProduct {
  public:
   ShownProduct(Tensor const& a, bool transpose_a, Tensor const& b, bool transpose_b) {
@@ -36,9 +36,9 @@ class ShownProduct {
 constexpr std::int64_t many_rows = 65;
 constexpr std::int64_t many_rows_of_gradient = 129;
 
-/// Whether pawl forms the product of rows [n, ...] with a layer of so many outputs: n
-/// is less than `many` or outputs are few, in float32 on the host, on one thread, where LibTorch
-/// itself would use AVX2.
+/// Whether pawl forms the product of rows [n, ...] with a layer of so many outputs: n is less than
+/// `many` or outputs are few, in float32 on the host, on one thread, where LibTorch itself would
+/// use AVX2.
 inline bool is_small(Tensor const& rows, std::int64_t outputs, std::int64_t many, Tensor const& a,
                      Tensor const& b) {
 #ifdef PAWL_PRODUCTS
@@ -59,7 +59,8 @@ inline bool is_small(Tensor const& rows, std::int64_t outputs, std::int64_t many
 /// y [n, out] = x [n, in] times w [out, in] transposed, plus bias [out] where it is defined.
 inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bias) {
 #ifdef PAWL_PRODUCTS
-  if (is_small(x, w.size(0), many_rows, w, y)) {
+  auto const plain_bias = !bias.defined() || bias.is_contiguous();
+  if (plain_bias && is_small(x, w.size(0), many_rows, w, y)) {
     ShownProduct const shown(x, false, w, true);
     avx2::multiply_transposed(x.const_data_ptr<float>(), x.size(0), x.size(1),
                               w.const_data_ptr<float>(), w.size(0),
