@@ -172,7 +172,7 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   auto const x = normal({8, 40}, 0), w = normal({20, 40}, 1), y = normal({8, 20}, 2);
   auto const twice = [](Tensor const& t) { return t.to(torch::kFloat64); };
   auto const small = [](Tensor const& rows, std::int64_t outputs, Tensor const& a,
-                        Tensor const& b) { return is_small(rows, outputs, 65, a, b); };
+                        Tensor const& b) { return is_small(rows, outputs, many_rows, a, b); };
   CHECK(small(x, 20, w, y) == has_kernels());
   CHECK_FALSE(small(twice(x), 20, twice(w), twice(y)));
   CHECK_FALSE(small(x.t().contiguous().t(), 20, w, y));

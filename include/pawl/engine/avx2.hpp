@@ -6,25 +6,13 @@
 #include <utility>
 #include <vector>
 
+#include "factors.hpp"
+
+#ifdef PAWL_PRODUCTS
+
 namespace pawl {
 inline namespace v0 {
 
-// Matrix products of few rows, in single precision, for processors with AVX2. Compiled for them
-// function by function, so that a program need not be; who calls them makes sure of the processor.
-
-/// Where a product goes: y = product, or y += factor * product, rounded once.
-struct Destination {
-  float* y = nullptr;
-  std::int64_t stride = 0;  ///< between rows of y
-  bool add = false;
-  float factor = 1;
-};
-
-/// Longer sums are added up in pieces of this length.
-constexpr std::int64_t depth_at_once = 512;
-
-#if defined(__x86_64__) && defined(__GNUC__) && defined(__OPTIMIZE__)
-#define PAWL_PRODUCTS 1
 #define PAWL_AVX2 [[gnu::target("avx2,fma"), gnu::always_inline]] inline
 
 /// Kernels for processors with AVX2, whatever the compiler was asked to build for.
@@ -69,12 +57,6 @@ PAWL_AVX2 Four sums(Eight a, Eight b, Eight c, Eight d) {
 PAWL_AVX2 void put(float* y, Eight v, Destination const& to) {
   store(y, to.add ? fma(all(to.factor), v, load(y)) : v);
 }
-
-/// A left factor [rows, depth] of any strides.
-struct Left {
-  float const* a = nullptr;
-  std::int64_t rows = 0, row_stride = 0, stride = 0;
-};
 
 /// Up to 16 columns of the right factor: where they lie, or copied to rows of 16 and filled up with
 /// zeros.
@@ -154,12 +136,6 @@ PAWL_AVX2 Halves copy_columns(float const* b, std::int64_t columns, Panel const&
     if (looks) low |= bits(load(panel)), high |= bits(load(panel + 8));
   }
   return {!looks || any(low), !looks || any(high)};
-}
-
-/// Adds nothing to columns of y: they become 0, unless they hold something already.
-inline void add_nothing(std::int64_t rows, std::int64_t width, Destination to) {
-  if (to.add) return;
-  for (std::int64_t r = 0; r < rows; ++r, to.y += to.stride) std::fill_n(to.y, width, 0.0f);
 }
 
 /// [rows, depth] times [depth, columns], whose rows lie one behind the other. Where it looks for
@@ -282,7 +258,7 @@ PAWL_AVX2 void inner_products(Filled const& x, std::int64_t begin, float const* 
 }  // namespace avx2
 
 #undef PAWL_AVX2
-#endif
 
 }  // namespace v0
 }  // namespace pawl
+#endif

@@ -5,14 +5,17 @@
 
 #include "../torch.hpp"
 #include "avx2.hpp"
+#include "avx512.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
 // The three matrix products of a linear layer, for the few rows of a training step. LibTorch's are
-// made for large products: on one AVX2 core those of avx2.hpp are 1.4 times as fast at 10 rows, 1.2
-// at 20, as fast at 64, and three times where a layer has few outputs. They sum in a fixed order,
-// so that a row's outputs do not depend on the other rows of its batch.
+// made for large products: those of avx2.hpp, on a core that has no more, are 1.4 times as fast at
+// 10 rows, 1.2 at 20 and as fast at 64; those of avx512.hpp form outputs and add gradients to
+// weights in two thirds of the time, and leave gradients of inputs to LibTorch. Where a layer has
+// few outputs both are two to four times as fast. They sum in a fixed order, so that a row's
+// outputs do not depend on the other rows of its batch.
 
 /// Shows a product of pawl to LibTorch's profilers, where one listens: as `pawl::mm` of a [n, k]
 /// and b [k, m], either of which may be given transposed.
@@ -32,29 +35,54 @@ class ShownProduct {
   at::RecordFunction call_{at::RecordScope::FUNCTION};
 };
 
-/// Rows from which on LibTorch's products are faster.
-constexpr std::int64_t many_rows = 65;
-constexpr std::int64_t many_rows_of_gradient = 129;
+/// The kernels for the instructions that LibTorch itself would use on this processor.
+enum class Kernels { none, avx2, avx512 };
+
+inline Kernels kernels() {
+#ifdef PAWL_PRODUCTS
+  static Kernels const found = [] {
+    auto const capability = at::get_cpu_capability();
+    if (capability == "AVX512") return Kernels::avx512;
+    return capability == "AVX2" ? Kernels::avx2 : Kernels::none;
+  }();
+  return found;
+#else
+  return Kernels::none;
+#endif
+}
+
+/// Rows from which on LibTorch's products are faster: of outputs, of gradients of inputs and of
+/// gradients of weights.
+constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129;
+inline std::int64_t many_rows_of_inputs() { return kernels() == Kernels::avx512 ? 1 : 65; }
 
 /// Whether pawl forms the product of rows [n, ...] with a layer of so many outputs: n is less than
-/// `many` or outputs are few, in float32 on the host, on one thread, where LibTorch itself would
-/// use AVX2.
+/// `many` or outputs are few, in float32 on the host, on one thread, where there are kernels.
 inline bool is_small(Tensor const& rows, std::int64_t outputs, std::int64_t many, Tensor const& a,
                      Tensor const& b) {
-#ifdef PAWL_PRODUCTS
-  static bool const avx2 = at::get_cpu_capability() == "AVX2";
-  if (!avx2 || at::get_num_threads() != 1) return false;
+  if (kernels() == Kernels::none || at::get_num_threads() != 1) return false;
   if (rows.size(0) >= many && outputs > 16) return false;
   for (auto const* m : {&rows, &a, &b}) {
     if (!m->is_cpu() || m->scalar_type() != torch::kFloat32 || !m->is_contiguous()) return false;
   }
   return true;
-#else
-  static_cast<void>(rows), static_cast<void>(outputs), static_cast<void>(many);
-  static_cast<void>(a), static_cast<void>(b);
-  return false;
-#endif
 }
+
+#ifdef PAWL_PRODUCTS
+inline void multiply(Left const& left, std::int64_t depth, float const* b, std::int64_t columns,
+                     bool looks, Destination const& to) {
+  auto const f = kernels() == Kernels::avx512 ? avx512::multiply : avx2::multiply;
+  f(left, depth, b, columns, looks, to);
+}
+
+inline void multiply_transposed(float const* x, std::int64_t rows, std::int64_t depth,
+                                float const* w, std::int64_t outputs, float const* bias,
+                                Destination const& to) {
+  auto const f =
+      kernels() == Kernels::avx512 ? avx512::multiply_transposed : avx2::multiply_transposed;
+  f(x, rows, depth, w, outputs, bias, to);
+}
+#endif
 
 /// y [n, out] = x [n, in] times w [out, in] transposed, plus bias [out] where it is defined.
 inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bias) {
@@ -62,7 +90,7 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
   auto const plain_bias = !bias.defined() || bias.is_contiguous();
   if (plain_bias && is_small(x, w.size(0), many_rows, w, y)) {
     ShownProduct const shown(x, false, w, true);
-    avx2::multiply_transposed(x.const_data_ptr<float>(), x.size(0), x.size(1),
+    pawl::multiply_transposed(x.const_data_ptr<float>(), x.size(0), x.size(1),
                               w.const_data_ptr<float>(), w.size(0),
                               bias.defined() ? bias.const_data_ptr<float>() : nullptr,
                               {y.mutable_data_ptr<float>(), y.size(1)});
@@ -79,9 +107,9 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
 /// y [n, in] = d [n, out] times w [out, in].
 inline void input_gradient(Tensor& y, Tensor const& d, Tensor const& w) {
 #ifdef PAWL_PRODUCTS
-  if (is_small(d, d.size(1), many_rows, w, y)) {
+  if (is_small(d, d.size(1), many_rows_of_inputs(), w, y)) {
     ShownProduct const shown(d, false, w, false);
-    avx2::multiply({d.const_data_ptr<float>(), d.size(0), d.size(1), 1}, d.size(1),
+    pawl::multiply({d.const_data_ptr<float>(), d.size(0), d.size(1), 1}, d.size(1),
                    w.const_data_ptr<float>(), w.size(1), false,
                    {y.mutable_data_ptr<float>(), y.size(1)});
     return;
@@ -101,7 +129,7 @@ struct LayerGradient {
   /// Whether it is all the same, to the last bit, to add it to y or to form it and add that.
   bool is_separable(Tensor const& y) const {
     return x.defined() && d.size(0) <= depth_at_once &&
-           is_small(d, d.size(1), many_rows_of_gradient, x, y);
+           is_small(d, d.size(1), many_rows_of_weights, x, y);
   }
 
   /// y = gradient.
@@ -125,9 +153,9 @@ struct LayerGradient {
  private:
   bool multiply(Tensor& y, bool add, double factor) const {
 #ifdef PAWL_PRODUCTS
-    if (is_small(d, d.size(1), many_rows_of_gradient, x, y)) {
+    if (is_small(d, d.size(1), many_rows_of_weights, x, y)) {
       ShownProduct const shown(d, true, x, false);
-      avx2::multiply({d.const_data_ptr<float>(), d.size(1), 1, d.size(1)}, d.size(0),
+      pawl::multiply({d.const_data_ptr<float>(), d.size(1), 1, d.size(1)}, d.size(0),
                      x.const_data_ptr<float>(), x.size(1), true,
                      {y.mutable_data_ptr<float>(), y.size(1), add, static_cast<float>(factor)});
       y.unsafeGetTensorImpl()->bump_version();  // graphs that need the old values notice
