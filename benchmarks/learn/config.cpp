@@ -138,9 +138,8 @@ void RunOptions::describe(pawl::Options& o) {
     "of a seed are not");
   o("device", device, "cpu, cuda or cuda:N");
   o("precision", precision, {"highest", "high", "medium"},
-    "of float32 products and convolutions: highest, all bits; high, TensorFloat32 on a GPU; "
-    "medium, "
-    "bfloat16 where the processor has it");
+    "of float32 matrix products and convolutions: highest, all bits; high, TensorFloat32 on a GPU; "
+    "medium, that, and bfloat16 in matrix products where the CPU has it");
   o("data", data, "folder of the data sets; empty: PAWL_DATA, else data");
   o("out", out, "file for the results, one JSON object per line; empty: none");
   o("epochs_per_experience", epochs_per_experience, pawl::at_least(1),

@@ -648,6 +648,27 @@ TEST_CASE("the gradient on the side is that of the mean loss, and disturbs nothi
   CHECK(asking.strategy<Asks>().gradient.norm().item<double>() > 0);
 }
 
+TEST_CASE("gradients on the side may be kept, and each is its own") {
+  // Holds on to the last gradient and its first, and lets go of those between.
+  struct Keeps {
+    std::vector<Tensor> held{}, copies{};
+    void edit_gradient(Context& c) {
+      auto const g = c.gradient_on(c.fresh);
+      auto const half = c.gradient_on(c.fresh.slice(0, c.fresh.size() / 2));
+      CHECK_FALSE(same_bits(g, half));
+      CHECK(same_bits(g, c.gradient_on(c.fresh)));
+      if (held.size() == 2) held.pop_back(), copies.pop_back();
+      held.push_back(c.arena.parameter_view(half, 1)), copies.push_back(held.back().clone());
+      for (std::size_t i = 0; i < held.size(); ++i) CHECK(same_bits(held[i], copies[i]));
+    }
+  };
+  for (auto const engine : {Engine::compiled, Engine::reference}) {
+    Learner learner{network(), Sgd{.lr = 0.1}, Keeps{}};
+    learner.fit(blobs(), {.epochs = 2, .batch_size = 20, .engine = engine});
+    CHECK(learner.strategy<Keeps>().held.size() == 2);
+  }
+}
+
 TEST_CASE("mistakes at the border of fit get one sentence") {
   auto const fit = [](Experience const& experience, Training training, auto net) {
     return message_of([&] {

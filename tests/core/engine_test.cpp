@@ -381,8 +381,17 @@ namespace {
 
 /// A perceptron whose forward is more than its layers.
 struct ScaledImpl : MlpImpl {
-  ScaledImpl() : MlpImpl(5, 3, MlpOptions{.hidden = {7}}, Seed{2}) {}
-  Tensor forward(Tensor const& x) { return 2 * MlpImpl::forward(x); }
+  explicit ScaledImpl(double by) : MlpImpl(5, 3, MlpOptions{.hidden = {64}}, Seed{2}), factor(by) {}
+  Tensor forward(Tensor const& x) { return factor * MlpImpl::forward(x); }
+  double factor;
+};
+
+/// Products of single precision may use bfloat16 where the processor has it.
+struct MediumPrecision {
+  MediumPrecision() { at::globalContext().setFloat32MatmulPrecision("medium"); }
+  MediumPrecision(MediumPrecision const&) = delete;
+  MediumPrecision& operator=(MediumPrecision const&) = delete;
+  ~MediumPrecision() { at::globalContext().setFloat32MatmulPrecision("highest"); }
 };
 
 /// Edits the logits in place, and has the network run once more on the side.
@@ -423,7 +432,20 @@ TEST_CASE("what is no chain of layers runs through autograd, and says why") {
         "reference: the model uses a parameter twice");
   CHECK(engine_of(Mlp(5, 3, MlpOptions{.hidden = {7}})) == "compiled");
   CHECK(engine_of(Mlp(5, 3, MlpOptions{.hidden = {7}, .dropout = 0.1})) == no_chain);
-  CHECK(engine_of(std::make_shared<ScaledImpl>()) ==
+  CHECK(engine_of(std::make_shared<ScaledImpl>(2)) ==
+        "reference: the model's forward is more than its chain of layers");
+}
+
+TEST_CASE("a chain is told from what is more than one in bfloat16 too") {
+  auto const x = rows(640, torch::kFloat32);
+  auto const engine_of = [&](auto net) {
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.fit(x, {.batch_size = 64});
+    return learner.context().engine();
+  };
+  MediumPrecision const medium;
+  CHECK(engine_of(Mlp(5, 3, MlpOptions{.hidden = {64}})) == "compiled");
+  CHECK(engine_of(std::make_shared<ScaledImpl>(1.01)) ==
         "reference: the model's forward is more than its chain of layers");
 }
 

@@ -182,6 +182,11 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   at::set_num_threads(2);
   CHECK_FALSE(small(x, 20, w, y));
   at::set_num_threads(1);
+  at::globalContext().setFloat32MatmulPrecision("medium");  // LibTorch may use bfloat16
+  CHECK(small(normal({32, 40}, 0), 20, w, y) == has_kernels());
+  CHECK_FALSE(small(normal({33, 40}, 0), 20, w, y));
+  CHECK(small(normal({33, 40}, 0), 16, w, y) == has_kernels());
+  at::globalContext().setFloat32MatmulPrecision("highest");
 
   auto strided = unwritten({8, 20});
   auto const bias = normal({20, 2}, 3).select(1, 0);

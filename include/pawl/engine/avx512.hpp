@@ -156,7 +156,7 @@ inline void pack(Left const& left, std::int64_t depth, float* packed) {
   }
 }
 
-/// The blocks of b that begin at the columns from `first` on.
+/// The blocks of b that begin at these columns.
 template <std::size_t... B>
 Blocks<sizeof...(B)> blocks_at(std::int64_t const* begins, float const* b, std::int64_t columns,
                                float* y, std::index_sequence<B...>) {

@@ -134,6 +134,16 @@ class CompiledChain {
     return h;
   }
 
+  /// The same by the operations that the layers themselves would use.
+  Tensor plain_logits(Tensor const& x) const {
+    auto h = x.dim() == 2 ? x : x.flatten(1);
+    for (auto const& layer : layers_) {
+      h = at::linear(h, layer.weight, layer.bias);
+      apply(layer.gate, h);
+    }
+    return h;
+  }
+
   /// Logits [n, C] of inputs [n, ...]; a graph leads from them to `leaf()`, not further.
   Tensor forward(Tensor const& x) {
     leaf_ = logits(x).detach().requires_grad_(true);

@@ -26,6 +26,7 @@ class FastPaths {
     chain = {}, side_chain = {};
     chain.compile(module, arena);
     side_chain.compile(module, arena);
+    side_gradient_ = Tensor();
     lately_ = false;
   }
 
@@ -56,6 +57,18 @@ class FastPaths {
   void forget_buffers() {
     chain.forget_buffers();
     side_chain.forget_buffers();
+    side_gradient_ = Tensor();
+  }
+
+  /// Zeros [P] for a gradient on the side: the memory of the last one, unless somebody holds it.
+  Tensor side_gradient(Tensor const& weights) {
+    auto& kept = side_gradient_;
+    // Whoever was given it holds the tensor, or a view, which holds its storage.
+    auto const free = kept.defined() && kept.use_count() == 1 && kept.storage().use_count() == 1;
+    if (free && kept.numel() == weights.numel() && kept.options().type_equal(weights.options())) {
+      return kept.zero_();
+    }
+    return kept = zeros_on_huge_pages(weights.numel(), weights.options());
   }
 
   /// "compiled", or how images lie and why it is not; on a device also whether steps were captured.
@@ -68,10 +81,13 @@ class FastPaths {
  private:
   void compare(Model const& model, Tensor const& x) {
     torch::NoGradGuard no_grad;
-    auto const own = model.forward(x), z = chain.forward(x);
+    auto const own = model.forward(x);
+    // In bfloat16, products of ours differ from those of the layers by more than may pass here.
+    auto const z = may_use_bfloat16() ? chain.plain_logits(x) : chain.logits(x);
     agreed_ = own.sizes() == z.sizes() && z.allclose(own, 1e-3, 1e-5, true);
   }
 
+  Tensor side_gradient_;
   std::int64_t tried_ = -1;  // when the model was last tried out; -1: not since it changed
   bool lately_ = false;      // that was shortly before this experience
   bool agreed_ = false;      // the chain with the model's own forward, when last compared

@@ -52,16 +52,22 @@ inline Kernels kernels() {
 }
 
 /// Rows from which on LibTorch's products are faster: of outputs, of gradients of inputs and of
-/// gradients of weights.
-constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129;
+/// gradients of weights; of all of them where it may use bfloat16.
+constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
 inline std::int64_t many_rows_of_inputs() { return kernels() == Kernels::avx512 ? 1 : 65; }
+
+inline bool may_use_bfloat16() {
+  return at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::MEDIUM;
+}
 
 /// Whether pawl forms the product of rows [n, ...] with a layer of so many outputs: n is less than
 /// `many` or outputs are few, in float32 on the host, on one thread, where there are kernels.
 inline bool is_small(Tensor const& rows, std::int64_t outputs, std::int64_t many, Tensor const& a,
                      Tensor const& b) {
   if (kernels() == Kernels::none || at::get_num_threads() != 1) return false;
-  if (rows.size(0) >= many && outputs > 16) return false;
+  if (auto const n = rows.size(0); outputs > 16) {
+    if (n >= many || (n >= many_rows_in_bfloat16 && may_use_bfloat16())) return false;
+  }
   for (auto const* m : {&rows, &a, &b}) {
     if (!m->is_cpu() || m->scalar_type() != torch::kFloat32 || !m->is_contiguous()) return false;
   }

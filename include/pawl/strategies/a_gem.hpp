@@ -70,11 +70,13 @@ struct AGem {
   // State: written by the hooks.
   Rows drawn{};  ///< of past experiences, for the present step
 
-  /// g <- g - k r in place, on the device alone; g, r [P]. Returns k [] = min(g.r, 0) / max(r.r,
-  /// eps).
+  /// g <- g - k r in place; g, r [P]. Returns k [] = min(g.r, 0) / max(r.r, eps). On a device
+  /// nothing waits for it; on the host a gradient that is left as it is costs one inner product.
   Tensor project(Tensor const& g, Tensor const& r) const {
-    auto const k = g.dot(r).clamp_max(0) / r.dot(r).clamp_min(eps);
-    g.sub_(r * k);
+    auto const along = g.dot(r);
+    if (g.is_cpu() && along.item<double>() >= 0) return torch::zeros_like(along);
+    auto const k = along.clamp_max(0) / r.dot(r).clamp_min(eps);
+    g.addcmul_(r, k, -1);
     return k;
   }
 
