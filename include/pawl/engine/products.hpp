@@ -12,10 +12,11 @@ inline namespace v0 {
 
 // The three matrix products of a linear layer, for the few rows of a training step. LibTorch's are
 // made for large products: those of avx2.hpp, on a core that has no more, are 1.4 times as fast at
-// 10 rows, 1.2 at 20 and as fast at 64; those of avx512.hpp form outputs and add gradients to
-// weights in two thirds of the time, and leave gradients of inputs to LibTorch. Where a layer has
-// few outputs both are two to four times as fast. They sum in a fixed order, so that a row's
-// outputs do not depend on the other rows of its batch.
+// 10 rows, 1.2 at 20 and as fast at 64; those of avx512.hpp form outputs in three quarters of the
+// time and add gradients to weights in half to two thirds, and leave gradients of inputs to
+// LibTorch but where outputs are few. Outputs of a layer that has few are formed two to four times
+// as fast by both. They sum in a fixed order, so that a row's outputs do not depend on the other
+// rows of its batch.
 
 /// Shows a product of pawl to LibTorch's profilers, where one listens: as `pawl::mm` of a [n, k]
 /// and b [k, m], either of which may be given transposed.
