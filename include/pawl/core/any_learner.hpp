@@ -50,6 +50,7 @@ class AnyStrategy {
     virtual bool needs_own_gradient() const = 0;
     virtual bool decides_on_host() const = 0;
     virtual bool may_read_gradient() const = 0;
+    virtual bool is_elementwise() const = 0;
     virtual void describe(Options&) = 0;
     virtual void check_values() = 0;
     virtual void begin(Context&, Experience const&) = 0;
@@ -62,7 +63,7 @@ class AnyStrategy {
     virtual std::vector<std::pair<std::string, Tensor>> penalties(Context&) = 0;
     virtual void closed_form_values(Context&) = 0;
     virtual void edit_gradient(Context&) = 0;
-    virtual void after_step(Context&) = 0;
+    virtual void after_step(Context&, Of) = 0;
     virtual void end(Context&, Experience const&) = 0;
     virtual Tensor scores(Context&, Tensor const&) = 0;
     virtual void state(Archive&, std::int64_t position) = 0;
@@ -82,6 +83,7 @@ class AnyStrategy {
     bool needs_own_gradient() const override { return Set::wants_task_gradient; }
     bool decides_on_host() const override { return Set::plans_ahead; }
     bool may_read_gradient() const override { return Set::reads_gradient; }
+    bool is_elementwise() const override { return Set::elementwise; }
     void describe(Options& o) override { Set::describe(o); }
     void check_values() override { Set::check_values(); }
     void begin(Context& c, Experience const& e) override { Set::begin(c, e); }
@@ -96,7 +98,7 @@ class AnyStrategy {
     }
     void closed_form_values(Context& c) override { Set::closed_form_values(c); }
     void edit_gradient(Context& c) override { Set::edit_gradient(c); }
-    void after_step(Context& c) override { Set::after_step(c); }
+    void after_step(Context& c, Of which) override { Set::after_step(c, which); }
     void end(Context& c, Experience const& e) override { Set::end(c, e); }
     Tensor scores(Context& c, Tensor const& x) override { return Set::scores(c, x); }
     void state(Archive& a, std::int64_t position) override { Set::state(a, position); }
@@ -115,6 +117,7 @@ struct StrategyList {
   bool wants_task_gradient = false;
   bool plans_ahead = false;
   bool reads_gradient = false;
+  bool elementwise = true;
 
   StrategyList() = default;
   StrategyList(std::vector<AnyStrategy> list)  // NOLINT(google-explicit-constructor)
@@ -138,6 +141,7 @@ struct StrategyList {
       wants_task_gradient = wants_task_gradient || s.self_->needs_own_gradient();
       plans_ahead = plans_ahead || s.self_->decides_on_host();
       reads_gradient = reads_gradient || s.self_->may_read_gradient();
+      elementwise = elementwise && s.self_->is_elementwise();
     }
   }
   void check_values() {
@@ -187,8 +191,8 @@ struct StrategyList {
   void edit_gradient(Context& c) {
     for (auto& s : strategies) s.self_->edit_gradient(c);
   }
-  void after_step(Context& c) {
-    for (auto& s : strategies) s.self_->after_step(c);
+  void after_step(Context& c, Of which = Of::all) {
+    for (auto& s : strategies) s.self_->after_step(c, which);
   }
   void end(Context& c, Experience const& e) {
     for (auto& s : strategies) s.self_->end(c, e);

@@ -31,6 +31,8 @@ class AnyOptimizer {
   bool planned() const { return self_->planned(); }  ///< whether `count` and `apply` may be called
   void count(Arena& arena) { self_->count(arena); }
   void apply(Arena& arena) { self_->apply(arena); }
+  bool works_in_blocks() const { return self_->works_in_blocks(); }  ///< so that this may be called
+  void apply(Arena& arena, Block const& block) { self_->apply(arena, block); }
   void reset() { self_->reset(); }
   void state(Archive& a) { self_->state(a); }
   void describe(Options& o) { self_->describe(o); }
@@ -48,6 +50,8 @@ class AnyOptimizer {
     virtual bool planned() const = 0;
     virtual void count(Arena&) = 0;
     virtual void apply(Arena&) = 0;
+    virtual bool works_in_blocks() const = 0;
+    virtual void apply(Arena&, Block const&) = 0;
     virtual void reset() = 0;
     virtual void state(Archive&) = 0;
     virtual void describe(Options&) = 0;
@@ -70,6 +74,10 @@ class AnyOptimizer {
     }
     void apply(Arena& arena) override {
       if constexpr (PlannedOptimizer<O>) optimizer.apply(arena);
+    }
+    bool works_in_blocks() const override { return BlockOptimizer<O>; }
+    void apply(Arena& arena, Block const& block) override {
+      if constexpr (BlockOptimizer<O>) optimizer.apply(arena, block);
     }
     void reset() override { optimizer.reset(); }
     void state(Archive& a) override { optimizer.state(a); }

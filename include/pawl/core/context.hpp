@@ -12,6 +12,7 @@
 #include "../engine/arena.hpp"
 #include "../engine/fast_paths.hpp"
 #include "../engine/phase.hpp"
+#include "../engine/pieces.hpp"
 #include "../engine/shards.hpp"
 #include "archive.hpp"
 #include "data.hpp"
@@ -40,8 +41,12 @@ class Context {
   double learning_rate = 0;  ///< of the present step
   FastPaths fast;            ///< ways around the model's own forward and backward
 
-  Tensor const& weights() const { return arena.weights(); }  ///< [P]
-  Tensor const& gradient() { return arena.gradient(); }      ///< [P]; edits reach the optimizer
+  /// [P]; in hooks of strategies that are `Elementwise`, of the present block
+  Tensor const& weights() const { return block_ ? block_->weights : arena.weights(); }
+  /// The same of the gradient; edits reach the optimizer.
+  Tensor const& gradient() { return block_ ? block_->gradient : arena.gradient(); }
+  /// The same of any flat tensor [P].
+  Tensor here(Tensor const& flat) const { return block_ ? block_->where.of(flat) : flat; }
 
   // ---- where we are ----
   Experience const* experience = nullptr;  ///< valid inside fit
@@ -74,8 +79,8 @@ class Context {
                            ///< shards; set for active = batch
   double task_factor = 1;  ///< multiplies the supervised loss of this step; `extend` may set it
   Tensor task_loss;        ///< [] supervised loss of the step, detached
-  Tensor task_gradient;    ///< [P] gradient of the supervised loss alone; set for strategies that
-                           ///< need it
+  Tensor task_gradient;    ///< [P] gradient of the supervised loss alone, of the present block as
+                           ///< `weights`; set for hooks of strategies that need it
   std::vector<std::pair<std::string, Tensor>> penalties;  ///< strategy and value [] of this step
 
   /// Logits [B, C] (detached) that the training forward gave the fresh rows of the step.
@@ -138,6 +143,27 @@ class Context {
   /// buffers, `.grad`, mode and generators stay as found. The forward runs in eval mode unless
   /// `train_mode`.
   Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
+
+  /// While it lives, `weights`, `gradient` and `here` are those of a block. The gradient is packed.
+  struct LookAt {
+    LookAt(Context& c, Block const& where)
+        : where(where),
+          weights(where.of(c.arena.weights())),
+          gradient(where.of(c.arena.gradient())),
+          c(c) {
+      c.block_ = this;
+    }
+    ~LookAt() { c.block_ = nullptr; }
+    LookAt(LookAt const&) = delete;
+    LookAt& operator=(LookAt const&) = delete;
+
+    Block where;
+    Tensor weights, gradient;
+    Context& c;
+  };
+
+ private:
+  LookAt const* block_ = nullptr;
 };
 
 inline bool is_prefix(std::vector<std::int64_t> const& ascending) {

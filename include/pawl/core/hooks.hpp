@@ -71,6 +71,16 @@ concept NeedsTaskGradient = requires {
   requires S::needs_task_gradient;
 };
 
+/// Strategies that say `static constexpr bool elementwise = true` do in `edit_gradient` and
+/// `after_step` to every weight by itself what they do. These may then be called for one block of
+/// the weights after another, each of which stays in the cache from the first hook to the last:
+/// they look at the weights through `context.weights()`, `gradient()` and `task_gradient` alone,
+/// and at flat tensors of their own through `context.here(flat)`.
+template <class S>
+concept Elementwise = requires {
+  requires S::elementwise;
+};
+
 /// A strategy that says `bool capturable() const`: whether its hooks of a step (extend to
 /// after_step) may be recorded on a device and replayed. They may where they ask for the same work
 /// in all steps that are alike, keep tensors in place, and neither wait for the device nor copy to
@@ -92,6 +102,9 @@ concept PlansAhead = requires {
 template <class S>
 constexpr bool may_read_gradient = HasEditGradient<S> || NeedsTaskGradient<S> ||
                                    (HasAfterStep<S> && !PlansAhead<S>);
+
+/// Of which strategies a hook is called.
+enum class Of { all, elementwise, others };
 
 namespace detail {
 

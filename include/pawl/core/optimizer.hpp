@@ -34,6 +34,13 @@ concept PlannedOptimizer = Optimizer<O> && requires(O o, Arena& arena) {
   o.apply(arena);
 };
 
+/// An optimizer that can also update one block of the weights after another, once the gradient is
+/// packed and the step counted: `apply` for all blocks is `apply`.
+template <class O>
+concept BlockOptimizer = PlannedOptimizer<O> && requires(O o, Arena& arena, Block const& block) {
+  o.apply(arena, block);
+};
+
 /// Stochastic gradient descent, with momentum (Polyak, 1964) or Nesterov's form (Sutskever et al.,
 /// ICML 2013), as `torch::optim::SGD` computes it from the same gradient, to the last bit:
 ///   g <- g + weight_decay w;   v <- momentum v + (1 - dampening) g;   w <- w - lr v  (or g +
@@ -69,7 +76,9 @@ struct Sgd {
 
   void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
-    if (momentum != 0) return with_momentum(arena);
+    if (momentum != 0) {
+      return with_momentum(arena, [&](auto&& f) { each_piece(arena, runs, steps, f); });
+    }
     if (arena.packed() && !arena.has_unformed()) {
       each_piece(arena, runs, steps,
                  [&](auto const& w, auto const& g, auto&&...) { descend(w, g); });
@@ -83,6 +92,13 @@ struct Sgd {
         descend(arena.parameters()[i], arena.parameters()[i].grad());
       }
     }
+  }
+
+  void apply(Arena& arena, Block const& block) {
+    torch::NoGradGuard no_grad;
+    auto const pieces = [&](auto&& f) { each_piece(arena, runs, block, f); };
+    if (momentum != 0) return with_momentum(arena, pieces);
+    pieces([&](auto const& w, auto const& g, auto&&...) { descend(w, g); });
   }
 
   /// Whether a step is w <- w - lr g, for which the gradient need not be formed.
@@ -106,15 +122,15 @@ struct Sgd {
     w.add_(weight_decay == 0 ? g : g.add(w, weight_decay), -lr);
   }
 
-  void with_momentum(Arena& arena) {
+  template <class Pieces>
+  void with_momentum(Arena const& arena, Pieces&& pieces) {
     if (!velocity.defined()) velocity = torch::zeros_like(arena.weights());
     std::vector<Tensor> w, g, v;  // of what one pass updates
-    each_piece(arena, runs, steps,
-               [&](auto const& p, auto const& grad, auto const& of, auto taken) {
-                 auto const first = taken == 0;
-                 if (first || !in_one_pass(p)) return by_operations(p, grad, of(velocity), first);
-                 w.push_back(p), g.push_back(grad.contiguous()), v.push_back(of(velocity));
-               });
+    pieces([&](auto const& p, auto const& grad, auto const& of, auto taken) {
+      auto const first = taken == 0;
+      if (first || !in_one_pass(p)) return by_operations(p, grad, of(velocity), first);
+      w.push_back(p), g.push_back(grad.contiguous()), v.push_back(of(velocity));
+    });
     if (w.empty()) return;
     at::_fused_sgd_(w, g, v, weight_decay, momentum, lr, dampening, nesterov, /*maximize=*/false,
                     /*is_first_step=*/false);
@@ -191,28 +207,19 @@ struct AdamFamily {
 
   void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
-    auto const& weights = arena.weights();
-    if (!first.defined()) first = torch::zeros_like(weights), second = torch::zeros_like(weights);
-    if (in_one_pass(arena)) return one_pass(arena);
-    auto const& gradient = arena.gradient();
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      auto const& run = runs[i];
-      auto w = weights.narrow(0, run.offset, run.size);
-      auto g = gradient.narrow(0, run.offset, run.size);
-      if (decoupled && weight_decay != 0) w.mul_(1 - lr * weight_decay);
-      auto scratch = buffer_like(weights, spare).narrow(0, 0, run.size);
-      if (!decoupled && weight_decay != 0) g = at::add_out(scratch, g, w, weight_decay);
-      auto m = first.narrow(0, run.offset, run.size).mul_(beta1).add_(g, 1 - beta1);
-      auto v = second.narrow(0, run.offset, run.size).mul_(beta2).addcmul_(g, g, 1 - beta2);
-      auto& root = at::sqrt_out(scratch, v);
-      if (there.defined()) {
-        root.div_(there.select(0, 2 * static_cast<std::int64_t>(i) + 1)).add_(eps);
-        w.sub_(at::div_out(root, m, root).mul_(there.select(0, 2 * static_cast<std::int64_t>(i))));
-      } else {
-        root.div_(factors[2 * i + 1]).add_(eps);
-        w.addcdiv_(m, root, -factors[2 * i]);
-      }
+    make_moments(arena);
+    if (in_one_pass(arena)) {
+      return one_pass([&](auto&& f) { each_piece(arena, runs, steps, f); });
     }
+    arena.gradient();
+    each_block(arena.weights(), [&](Block const& block) { by_operations(arena, block); });
+  }
+
+  void apply(Arena& arena, Block const& block) {
+    torch::NoGradGuard no_grad;
+    make_moments(arena);
+    if (!in_one_pass(arena)) return by_operations(arena, block);
+    one_pass([&](auto&& f) { each_piece(arena, runs, block, f); });
   }
 
   double learning_rate() const { return lr; }
@@ -230,19 +237,45 @@ struct AdamFamily {
   std::vector<Run> runs{};            ///< of the present step
   std::vector<double> factors{};      ///< of each run: lr / (1 - b1^t), sqrt(1 - b2^t)
   Tensor there{};  ///< the same on the device, where steps are planned; undefined on the host
-  Tensor spare{};  ///< [P] a buffer
+  Tensor spare{};  ///< a buffer
 
  private:
+  void make_moments(Arena const& arena) {
+    if (first.defined()) return;
+    first = torch::zeros_like(arena.weights()), second = torch::zeros_like(arena.weights());
+  }
+
+  void by_operations(Arena& arena, Block const& block) {
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      auto const piece = runs[i].within(block);
+      if (piece.empty()) continue;
+      auto w = piece.of(arena.weights()), g = piece.of(arena.gradient());
+      if (decoupled && weight_decay != 0) w.mul_(1 - lr * weight_decay);
+      auto scratch = buffer_like(w, spare);
+      if (!decoupled && weight_decay != 0) g = at::add_out(scratch, g, w, weight_decay);
+      auto m = piece.of(first).mul_(beta1).add_(g, 1 - beta1);
+      auto v = piece.of(second).mul_(beta2).addcmul_(g, g, 1 - beta2);
+      auto& root = at::sqrt_out(scratch, v);
+      if (there.defined()) {
+        root.div_(there.select(0, 2 * static_cast<std::int64_t>(i) + 1)).add_(eps);
+        w.sub_(at::div_out(root, m, root).mul_(there.select(0, 2 * static_cast<std::int64_t>(i))));
+      } else {
+        root.div_(factors[2 * i + 1]).add_(eps);
+        w.addcdiv_(m, root, -factors[2 * i]);
+      }
+    }
+  }
+
   bool in_one_pass(Arena const& arena) const { return fused && has_kernel(arena.weights()); }
 
-  void one_pass(Arena& arena) {
+  template <class Pieces>
+  void one_pass(Pieces&& pieces) {
     std::vector<Tensor> w, g, m, v, t;
-    each_piece(arena, runs, steps,
-               [&](auto const& p, auto const& grad, auto const& of, auto taken) {
-                 w.push_back(p), g.push_back(grad.contiguous());
-                 m.push_back(of(first)), v.push_back(of(second));
-                 t.push_back(torch::full({}, static_cast<double>(taken + 1), torch::kFloat32));
-               });
+    pieces([&](auto const& p, auto const& grad, auto const& of, auto taken) {
+      w.push_back(p), g.push_back(grad.contiguous());
+      m.push_back(of(first)), v.push_back(of(second));
+      t.push_back(torch::full({}, static_cast<double>(taken + 1), torch::kFloat32));
+    });
     if constexpr (decoupled) {
       at::_fused_adamw_(w, g, m, v, {}, t, lr, beta1, beta2, weight_decay, eps, false, false);
     } else {
@@ -264,6 +297,13 @@ template <class O>
 bool is_planned(O const& optimizer) {
   if constexpr (requires { optimizer.planned(); }) return optimizer.planned();
   return PlannedOptimizer<O>;
+}
+
+/// Whether an optimizer can update one block of the weights after another.
+template <class O>
+bool works_in_blocks(O const& optimizer) {
+  if constexpr (requires { optimizer.works_in_blocks(); }) return optimizer.works_in_blocks();
+  return BlockOptimizer<O>;
 }
 
 /// Sets the learning rate of an optimizer; throws where it cannot be set.

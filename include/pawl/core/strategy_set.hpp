@@ -57,6 +57,7 @@ struct StrategySet {
   static constexpr bool wants_task_gradient = (NeedsTaskGradient<S> || ...);
   static constexpr bool plans_ahead = (PlansAhead<S> || ...);
   static constexpr bool reads_gradient = (may_read_gradient<S> || ...);
+  static constexpr bool elementwise = ((Elementwise<S> || !may_read_gradient<S>)&&...);
 
   static constexpr void check() {
     (check_strategy<S>(), ...);
@@ -174,10 +175,11 @@ struct StrategySet {
       }
     });
   }
-  void after_step(Context& c) {
+  void after_step(Context& c, Of which = Of::all) {
     each([&](auto& s) {
       using T = std::remove_cvref_t<decltype(s)>;
       if constexpr (HasAfterStep<T>) {
+        if (which != Of::all && (which == Of::elementwise) != Elementwise<T>) return;
         Phase const phase(strategy_name<T>, "after_step");
         s.after_step(c);
       }

@@ -13,13 +13,13 @@
 namespace pawl {
 inline namespace v0 {
 
-/// A buffer like `model`, kept in `kept` from step to step: asking for memory may take longer than
-/// the arithmetic in it. What it holds is of no account.
-inline Tensor& buffer_like(Tensor const& model, Tensor& kept) {
+/// A buffer like the vector `model` [n], kept in `kept` from step to step: asking for memory may
+/// take longer than the arithmetic in it. What it holds is of no account.
+inline Tensor buffer_like(Tensor const& model, Tensor& kept) {
   auto const fits =
-      kept.defined() && kept.sizes() == model.sizes() && kept.options().type_equal(model.options());
+      kept.defined() && kept.numel() >= model.numel() && kept.options().type_equal(model.options());
   if (!fits) kept = torch::empty_like(model);
-  return kept;
+  return kept.numel() == model.numel() ? kept : kept.narrow(0, 0, model.numel());
 }
 
 /// All trainable parameters of a module as views of one flat tensor (slices aligned to 64 bytes),

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -11,12 +12,39 @@ inline namespace v0 {
 
 // What optimizers update as one vector.
 
+/// Neighbouring weights: a part of every flat tensor [P].
+struct Block {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+
+  bool empty() const { return begin >= end; }
+  Tensor of(Tensor const& flat) const { return flat.narrow(0, begin, end - begin); }
+};
+
+/// Weights in a block: as many as let a dozen flat tensors stay in a core's cache while several
+/// operations go over them. A multiple of 16, as slices of the arena are.
+inline std::int64_t block_size(Tensor const& weights) {
+  return (128 << 10) / weights.element_size();
+}
+
+/// Calls `f(block)` for one block of the weights after another; on a device once, for all of them.
+template <class F>
+void each_block(Tensor const& weights, F&& f) {
+  auto const n = weights.numel();
+  auto const size = weights.is_cpu() ? block_size(weights) : n;
+  for (std::int64_t begin = 0; begin < n; begin += size) f(Block{begin, std::min(begin + size, n)});
+}
+
 /// A run of neighbouring active parameters that have taken the same number of steps, and so share
 /// their scalars: it is updated as one vector, gaps between slices included.
 struct Run {
   std::int64_t offset = 0;
   std::int64_t size = 0;
   std::int64_t steps = 0;  ///< taken before this one
+
+  Block within(Block const& block) const {
+    return {std::max(offset, block.begin), std::min(offset + size, block.end)};
+  }
 };
 
 /// Cuts the active parameters into runs and counts this step for each of them.
@@ -39,6 +67,18 @@ inline std::vector<Run> count_step(Arena const& arena, std::vector<std::int64_t>
   return runs;
 }
 
+/// Calls `f(w, g, of, taken)` for what is updated as one vector within a block, where the gradient
+/// is packed; see below.
+template <class F>
+void each_piece(Arena& arena, std::vector<Run> const& runs, Block const& block, F&& f) {
+  for (auto const& run : runs) {
+    auto const piece = run.within(block);
+    if (piece.empty()) continue;
+    auto const of = [&](Tensor const& flat) { return piece.of(flat); };
+    f(of(arena.weights()), of(arena.gradient()), of, run.steps);
+  }
+}
+
 /// Calls `f(w, g, of, taken)` for all that is updated as one vector, after `count_step`: weights
 /// and gradient of a piece, `of(flat)`, which is the same piece of any flat tensor [P], and the
 /// steps that it has taken before this one. Pieces are runs where the gradient is packed, else
@@ -46,13 +86,7 @@ inline std::vector<Run> count_step(Arena const& arena, std::vector<std::int64_t>
 template <class F>
 void each_piece(Arena& arena, std::vector<Run> const& runs, std::vector<std::int64_t> const& steps,
                 F&& f) {
-  if (arena.packed()) {
-    for (auto const& run : runs) {
-      auto const of = [&](Tensor const& flat) { return flat.narrow(0, run.offset, run.size); };
-      f(of(arena.weights()), of(arena.gradient()), of, run.steps);
-    }
-    return;
-  }
+  if (arena.packed()) return each_piece(arena, runs, Block{0, arena.weights().numel()}, f);
   for (std::size_t i = 0; i < steps.size(); ++i) {
     if (!arena.active()[i]) continue;
     auto const of = [&](Tensor const& flat) { return arena.parameter_view(flat, i); };

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "../core/context.hpp"
+#include "../core/hooks.hpp"
 #include "../core/optimizer.hpp"
 #include "checks.hpp"
 #include "phase.hpp"
@@ -64,6 +64,7 @@ class Step {
     prepare(optimizer, c.arena);
     start(std::move(fresh));
     may_defer_ = !shown.gradient && gradient_is_only_applied();
+    in_blocks_ = !shown.gradient && all_is_elementwise();
     auto shards = extend([&](Batch batch) { return strategies.extend(c, std::move(batch)); });
     BufferMean buffers(*c.model.module, c.training.shards);
     c.penalties.clear();
@@ -81,6 +82,7 @@ class Step {
     if (c.training.shards > 1) sum_up();
     if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
     if (shown.penalties) strategies.closed_form_values(c);
+    if (in_blocks_) return update_in_blocks();
     strategies.edit_gradient(c);
     Phase optimizing("optimizer");
     if (c.training.clip_norm > 0) clip(c.gradient());
@@ -135,6 +137,44 @@ class Step {
              c.training.idle_heads != IdleHeads::zero_gradient;
     }
     return false;
+  }
+
+  /// Whether what strategies and the optimizer do with the gradient of a step, they do to every
+  /// weight by itself, and there are so many weights that it is worth going by blocks. The task
+  /// gradient of the last step is there when training is over.
+  bool all_is_elementwise() const {
+    auto const& weights = c.arena.weights();
+    auto const last = c.step + 1 == c.steps;
+    return strategies.elementwise && strategies.reads_gradient && works_in_blocks(optimizer) &&
+           c.training.engine != Engine::reference && c.training.clip_norm == 0 &&
+           !(strategies.wants_task_gradient && last) && weights.is_cpu() &&
+           weights.numel() > block_size(weights);
+  }
+
+  /// edit_gradient, the optimizer and after_step for one block of the weights after another, which
+  /// stays in the cache meanwhile.
+  void update_in_blocks() {
+    if constexpr (BlockOptimizer<Opt>) {
+      auto const task_gradient = std::exchange(c.task_gradient, Tensor());
+      c.arena.gradient();  // packs it
+      at_rate([&] { optimizer.count(c.arena); });
+      updated_ = true;
+      each_block(c.arena.weights(), [&](Block const& block) {
+        Context::LookAt const look(c, block);
+        if (strategies.wants_task_gradient) {
+          c.task_gradient = task_gradient.defined()
+                                ? block.of(task_gradient)
+                                : buffer_like(c.gradient(), spare_).copy_(c.gradient());
+        }
+        strategies.edit_gradient(c);
+        Phase optimizing("optimizer");
+        at_rate([&] { optimizer.apply(c.arena, block); });
+        optimizing.end();
+        strategies.after_step(c, Of::elementwise);
+      });
+      c.task_gradient = Tensor();
+      strategies.after_step(c, Of::others);
+    }
   }
 
   /// Calls f while the optimizer has the learning rate of the epoch.
@@ -234,7 +274,8 @@ class Step {
       c.arena.seal();
     }
     if (strategies.wants_task_gradient && penalties.empty()) {
-      c.task_gradient = c.arena.gradient().clone();
+      auto const is_copied_later = in_blocks_ && c.training.shards == 1;
+      c.task_gradient = is_copied_later ? Tensor() : c.arena.gradient().clone();
     }
     record(loss.detach(), penalties);
     if (c.training.shards > 1) collect();
@@ -318,6 +359,8 @@ class Step {
   bool looked_ = false;     ///< at the labels of the experience
   bool compiled_ = false;   ///< the present shard's logits come from the compiled chain
   bool may_defer_ = false;  ///< the gradient of the present step need not be formed
+  bool in_blocks_ = false;  ///< the present step updates one block of the weights after another
+  Tensor spare_;            ///< a buffer
 };
 
 }  // namespace v0

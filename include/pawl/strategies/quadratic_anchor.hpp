@@ -46,7 +46,8 @@ struct QuadraticAnchor {
   void pull(Context& c, double strength) {
     if (strength == 0 || !importance.defined()) return;
     warn(c, strength);
-    auto const& way = at::sub_out(buffer_like(c.weights(), spare), c.weights(), weights);
+    auto way = buffer_like(c.weights(), spare);
+    at::sub_out(way, c.weights(), c.here(weights));
     c.gradient().addcmul_(clipped(c, strength), way, strength);
   }
 
@@ -91,13 +92,14 @@ struct QuadraticAnchor {
   Tensor weights{};         ///< [P] th*
   double constant = 0;      ///< what several pulls add to the penalty, without strength
   double largest = 0;       ///< max Omega
-  Tensor spare{};           ///< [P] a buffer
+  Tensor spare{};           ///< a buffer
   bool overshoots = false;  ///< lr s max(Omega) >= 1 was seen, and warned of
 
  private:
   Tensor clipped(Context const& c, double strength) const {
     auto const cap = 1 / (c.learning_rate * strength);
-    return clip_step && largest > cap ? importance.clamp_max(cap) : importance;
+    auto const here = c.here(importance);
+    return clip_step && largest > cap ? here.clamp_max(cap) : here;
   }
 
   void measure() { largest = importance.max().item<double>(); }

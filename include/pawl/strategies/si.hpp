@@ -28,6 +28,7 @@ struct Si {
   static constexpr char const* name = "si";
   static constexpr char const* about = "synaptic intelligence (Zenke, Poole, Ganguli, ICML 2017)";
   static constexpr bool needs_task_gradient = true;
+  static constexpr bool elementwise = true;
 
   void describe(Options& o) {
     o("strength", strength, at_least(0), "s, twice the paper's c; 0 is naive training");
@@ -54,7 +55,8 @@ struct Si {
 
   void after_step(Context& c) {
     auto const& g = gradient == Gradient::task ? c.task_gradient : c.gradient();
-    omega.addcmul_(g, before.sub_(c.weights()));  // no new memory: g * (before - after)
+    auto way = buffer_like(c.weights(), before).sub_(c.weights());
+    c.here(omega).addcmul_(g, way);
   }
 
   void end(Context& c, Experience const&) {
@@ -75,7 +77,7 @@ struct Si {
   // State: written by the hooks.
   Tensor omega{};   ///< [P] path integral of the present experience
   Tensor start{};   ///< [P] weights at its beginning
-  Tensor before{};  ///< [P] weights before the present step; after it, what it took off them
+  Tensor before{};  ///< weights before the present step; after it, what it took off them
 };
 
 }  // namespace v0
