@@ -56,6 +56,26 @@ struct AtOnce {
   std::int64_t steps = 0;
 };
 
+/// Does nothing to every weight by itself, after the step: what others add to the gradient cannot
+/// be added to the weights instead.
+struct Follows {
+  static constexpr char const* name = "follows";
+  static constexpr bool elementwise = true;
+  void after_step(Context&) {}
+};
+
+/// Adds a tenth of the weights to the gradient, and remembers whether it saw one.
+struct Shrinks {
+  static constexpr char const* name = "shrinks";
+  static constexpr bool elementwise = true;
+  static constexpr bool only_adds = true;
+  void edit_gradient(Context& c) {
+    if (c.gradient().count_nonzero().item<std::int64_t>() > 0) ++gradients;
+    c.gradient().add_(c.weights(), 0.1);
+  }
+  std::int64_t gradients = 0;
+};
+
 /// Sees the sizes of what it is called for.
 struct InBlocks {
   static constexpr char const* name = "in_blocks";
@@ -90,7 +110,8 @@ void check_same(std::vector<Tensor> const& a, std::vector<Tensor> const& b) {
   for (std::size_t i = 0; i < a.size(); ++i) CHECK(a[i].equal(b[i]));
 }
 
-/// Compares steps by blocks with steps at once; autograd and heads included.
+/// Compares steps by blocks with steps at once, to the last bit, and with the default; heads and
+/// autograd included.
 template <class Opt, class... S>
 void compare(Opt const& optimizer, S const&... strategies) {
   for (auto const dtype : {torch::kFloat32, torch::kFloat64}) {
@@ -100,13 +121,17 @@ void compare(Opt const& optimizer, S const&... strategies) {
         CAPTURE(heads);
         CAPTURE(shards);
         Training const how{.shards = shards};
-        auto const by_blocks = learned(network(dtype, heads), optimizer, how, strategies...);
-        check_same(by_blocks,
-                   learned(network(dtype, heads), optimizer, how, strategies..., AtOnce{}));
+        auto const at_once =
+            learned(network(dtype, heads), optimizer, how, strategies..., AtOnce{});
+        check_same(learned(network(dtype, heads), optimizer, how, strategies..., Follows{}),
+                   at_once);
+        auto const fast = learned(network(dtype, heads), optimizer, how, strategies...);
+        auto const last_bits = dtype == torch::kFloat32 ? 1e-6 : 1e-14;
+        CHECK(fast.front().allclose(at_once.front(), 0, last_bits));
         auto reference = how;
         reference.engine = Engine::reference;
         auto const slow = learned(network(dtype, heads), optimizer, reference, strategies...);
-        CHECK(by_blocks.front().allclose(slow.front(), 1e-4, 1e-5));
+        CHECK(fast.front().allclose(slow.front(), 0, last_bits));
       }
     }
   }
@@ -154,6 +179,22 @@ TEST_CASE("what looks at all weights gets them all") {
     Sgd sgd{};
   };
   CHECK(sizes(Own{}, {}) == all);
+}
+
+TEST_CASE("what strategies only add to a gradient is added to the weights without forming it") {
+  auto const gradients = [](Training how, auto... others) {
+    Learner learner{network(torch::kFloat32, false), Sgd{.lr = 0.1}, Shrinks{}, others...};
+    how.batch_size = 10;
+    learner.fit(rows(0, torch::kFloat32), how);
+    return learner.template strategy<Shrinks>().gradients;
+  };
+  CHECK(gradients({}) == 2);  // the blocks of the last step, whose gradient remains
+  CHECK(gradients({}, Replay{.memory = Reservoir{.capacity = 40}}) == 2);
+  CHECK(gradients({}, Follows{}) == 6);
+  CHECK(gradients({.engine = Engine::reference}) == 3);
+  CHECK(gradients({.shards = 2}) == 6);
+  compare(Sgd{.lr = 0.05}, Shrinks{});
+  compare(Sgd{.lr = 0.05}, Shrinks{}, Replay{.memory = Reservoir{.capacity = 20}});
 }
 
 TEST_CASE("hooks that are not of weights are called once a step, after all blocks") {

@@ -51,6 +51,7 @@ class AnyStrategy {
     virtual bool decides_on_host() const = 0;
     virtual bool may_read_gradient() const = 0;
     virtual bool is_elementwise() const = 0;
+    virtual bool adds_no_more() const = 0;
     virtual void describe(Options&) = 0;
     virtual void check_values() = 0;
     virtual void begin(Context&, Experience const&) = 0;
@@ -84,6 +85,7 @@ class AnyStrategy {
     bool decides_on_host() const override { return Set::plans_ahead; }
     bool may_read_gradient() const override { return Set::reads_gradient; }
     bool is_elementwise() const override { return Set::elementwise; }
+    bool adds_no_more() const override { return Set::only_adds; }
     void describe(Options& o) override { Set::describe(o); }
     void check_values() override { Set::check_values(); }
     void begin(Context& c, Experience const& e) override { Set::begin(c, e); }
@@ -118,6 +120,7 @@ struct StrategyList {
   bool plans_ahead = false;
   bool reads_gradient = false;
   bool elementwise = true;
+  bool only_adds = true;
 
   StrategyList() = default;
   StrategyList(std::vector<AnyStrategy> list)  // NOLINT(google-explicit-constructor)
@@ -142,6 +145,7 @@ struct StrategyList {
       plans_ahead = plans_ahead || s.self_->decides_on_host();
       reads_gradient = reads_gradient || s.self_->may_read_gradient();
       elementwise = elementwise && s.self_->is_elementwise();
+      only_adds = only_adds && s.self_->adds_no_more();
     }
   }
   void check_values() {

@@ -42,11 +42,11 @@ class Context {
   FastPaths fast;            ///< ways around the model's own forward and backward
 
   /// [P]; in hooks of strategies that are `Elementwise`, of the present block
-  Tensor const& weights() const { return block_ ? block_->weights : arena.weights(); }
+  Tensor const& weights() const { return block_ ? block_->weights() : arena.weights(); }
   /// The same of the gradient; edits reach the optimizer.
-  Tensor const& gradient() { return block_ ? block_->gradient : arena.gradient(); }
+  Tensor const& gradient() { return block_ ? block_->gradient() : arena.gradient(); }
   /// The same of any flat tensor [P].
-  Tensor here(Tensor const& flat) const { return block_ ? block_->where.of(flat) : flat; }
+  Tensor here(Tensor const& flat) const { return block_ ? block_->where().of(flat) : flat; }
 
   // ---- where we are ----
   Experience const* experience = nullptr;  ///< valid inside fit
@@ -144,26 +144,39 @@ class Context {
   /// `train_mode`.
   Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
 
-  /// While it lives, `weights`, `gradient` and `here` are those of a block. The gradient is packed.
-  struct LookAt {
-    LookAt(Context& c, Block const& where)
-        : where(where),
-          weights(where.of(c.arena.weights())),
-          gradient(where.of(c.arena.gradient())),
-          c(c) {
-      c.block_ = this;
+  /// While it lives, `weights`, `gradient` and `here` are those of a block. `additions`, a buffer,
+  /// stands in for a gradient that is not to be formed: zeros, to which hooks may add.
+  class LookAt {
+   public:
+    LookAt(Context& c, Block const& where, Tensor* additions = nullptr)
+        : c_(c), where_(where), weights_(where.of(c.arena.weights())), additions_(additions) {
+      c_.block_ = this;
     }
-    ~LookAt() { c.block_ = nullptr; }
+    ~LookAt() { c_.block_ = nullptr; }
     LookAt(LookAt const&) = delete;
     LookAt& operator=(LookAt const&) = delete;
 
-    Block where;
-    Tensor weights, gradient;
-    Context& c;
+    Block const& where() const { return where_; }
+    Tensor const& weights() const { return weights_; }
+    Tensor const& gradient() {
+      if (!asked()) {
+        gradient_ = additions_ ? buffer_like(weights_, *additions_).zero_()
+                               : where_.of(c_.arena.gradient());
+      }
+      return gradient_;
+    }
+    /// Whether anybody wished to see the gradient.
+    bool asked() const { return gradient_.defined(); }
+
+   private:
+    Context& c_;
+    Block where_;
+    Tensor weights_, gradient_;
+    Tensor* additions_;
   };
 
  private:
-  LookAt const* block_ = nullptr;
+  LookAt* block_ = nullptr;
 };
 
 inline bool is_prefix(std::vector<std::int64_t> const& ascending) {

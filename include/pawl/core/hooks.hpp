@@ -81,6 +81,14 @@ concept Elementwise = requires {
   requires S::elementwise;
 };
 
+/// Strategies that are `Elementwise`, have no `after_step` and say `static constexpr bool only_adds
+/// = true` do no more with the gradient than to add to it, in `edit_gradient`: it then need not be
+/// formed where the optimizer only adds it to the weights, and hooks see zeros in its place.
+template <class S>
+concept OnlyAdds = Elementwise<S> && !HasAfterStep<S> && !NeedsTaskGradient<S> && requires {
+  requires S::only_adds;
+};
+
 /// A strategy that says `bool capturable() const`: whether its hooks of a step (extend to
 /// after_step) may be recorded on a device and replayed. They may where they ask for the same work
 /// in all steps that are alike, keep tensors in place, and neither wait for the device nor copy to

@@ -58,6 +58,7 @@ struct StrategySet {
   static constexpr bool plans_ahead = (PlansAhead<S> || ...);
   static constexpr bool reads_gradient = (may_read_gradient<S> || ...);
   static constexpr bool elementwise = ((Elementwise<S> || !may_read_gradient<S>)&&...);
+  static constexpr bool only_adds = ((OnlyAdds<S> || !may_read_gradient<S>)&&...);
 
   static constexpr void check() {
     (check_strategy<S>(), ...);

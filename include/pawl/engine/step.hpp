@@ -82,6 +82,7 @@ class Step {
     if (c.training.shards > 1) sum_up();
     if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
     if (shown.penalties) strategies.closed_form_values(c);
+    if (may_defer_ && c.arena.has_unformed()) return update_by_additions();
     if (in_blocks_) return update_in_blocks();
     strategies.edit_gradient(c);
     Phase optimizing("optimizer");
@@ -132,9 +133,10 @@ class Step {
   /// of the last step is there when training is over.
   bool gradient_is_only_applied() const {
     if constexpr (requires { optimizer.only_adds_gradient(); }) {
-      return optimizer.only_adds_gradient() && !strategies.reads_gradient && c.step + 1 < c.steps &&
-             c.training.shards == 1 && c.training.clip_norm == 0 &&
-             c.training.idle_heads != IdleHeads::zero_gradient;
+      auto const added_to = strategies.reads_gradient;
+      return optimizer.only_adds_gradient() && strategies.only_adds && c.step + 1 < c.steps &&
+             !(added_to && !c.arena.device().is_cpu()) && c.training.shards == 1 &&
+             c.training.clip_norm == 0 && c.training.idle_heads != IdleHeads::zero_gradient;
     }
     return false;
   }
@@ -151,6 +153,23 @@ class Step {
            weights.numel() > block_size(weights);
   }
 
+  /// The end of a step whose gradient is not formed: to the weights is added what strategies would
+  /// add to it, block by block, and then the gradient.
+  void update_by_additions() {
+    updated_ = true;
+    if (strategies.reads_gradient) {
+      each_block(c.arena.weights(), [&](Block const& block) {
+        Context::LookAt look(c, block, &spare_);
+        strategies.edit_gradient(c);
+        if (look.asked()) c.weights().add_(c.gradient(), -c.learning_rate);
+      });
+    }
+    Phase optimizing("optimizer");
+    at_rate([&] { optimizer.step(c.arena); });
+    optimizing.end();
+    strategies.after_step(c);
+  }
+
   /// edit_gradient, the optimizer and after_step for one block of the weights after another, which
   /// stays in the cache meanwhile.
   void update_in_blocks() {
@@ -160,7 +179,7 @@ class Step {
       at_rate([&] { optimizer.count(c.arena); });
       updated_ = true;
       each_block(c.arena.weights(), [&](Block const& block) {
-        Context::LookAt const look(c, block);
+        Context::LookAt look(c, block);
         if (strategies.wants_task_gradient) {
           c.task_gradient = task_gradient.defined()
                                 ? block.of(task_gradient)

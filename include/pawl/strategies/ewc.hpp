@@ -31,6 +31,7 @@ struct Ewc {
       "elastic weight consolidation (Kirkpatrick et al., PNAS 2017; online: Schwarz et al., ICML "
       "2018)";
   static constexpr bool elementwise = true;
+  static constexpr bool only_adds = true;
 
   void describe(Options& o) {
     o("strength", strength, at_least(0), "s, the pull to earlier weights; 0 is naive training");

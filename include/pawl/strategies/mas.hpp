@@ -29,6 +29,7 @@ struct Mas {
   static constexpr char const* name = "mas";
   static constexpr char const* about = "memory aware synapses (Aljundi et al., ECCV 2018)";
   static constexpr bool elementwise = true;
+  static constexpr bool only_adds = true;
 
   void describe(Options& o) {
     o("strength", strength, at_least(0), "s, twice the paper's lambda; 0 is naive training");
