@@ -144,11 +144,11 @@ class Context {
   /// `train_mode`.
   Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
 
-  /// While it lives, `weights`, `gradient` and `here` are those of a block. `additions`, a buffer,
-  /// stands in for a gradient that is not to be formed: zeros, to which hooks may add.
+  /// While it lives, `weights`, `gradient` and `here` are those of a block. With `additions`, zeros
+  /// to which hooks may add stand in for a gradient that is not to be formed.
   class LookAt {
    public:
-    LookAt(Context& c, Block const& where, Tensor* additions = nullptr)
+    LookAt(Context& c, Block const& where, bool additions = false)
         : c_(c), where_(where), weights_(where.of(c.arena.weights())), additions_(additions) {
       c_.block_ = this;
     }
@@ -160,11 +160,13 @@ class Context {
     Tensor const& weights() const { return weights_; }
     Tensor const& gradient() {
       if (!asked()) {
-        gradient_ = additions_ ? buffer_like(weights_, *additions_).zero_()
-                               : where_.of(c_.arena.gradient());
+        gradient_ =
+            additions_ ? buffer_like(weights_, c_.spare_).zero_() : where_.of(c_.arena.gradient());
       }
       return gradient_;
     }
+    /// The gradient before it is edited, until the next block.
+    Tensor copy_of_gradient() { return buffer_like(weights_, c_.spare_).copy_(gradient()); }
     /// Whether anybody wished to see the gradient.
     bool asked() const { return gradient_.defined(); }
 
@@ -172,11 +174,12 @@ class Context {
     Context& c_;
     Block where_;
     Tensor weights_, gradient_;
-    Tensor* additions_;
+    bool additions_;
   };
 
  private:
   LookAt* block_ = nullptr;
+  Tensor spare_;  // a buffer
 };
 
 inline bool is_prefix(std::vector<std::int64_t> const& ascending) {

@@ -159,7 +159,7 @@ class Step {
     updated_ = true;
     if (strategies.reads_gradient) {
       each_block(c.arena.weights(), [&](Block const& block) {
-        Context::LookAt look(c, block, &spare_);
+        Context::LookAt look(c, block, true);
         strategies.edit_gradient(c);
         if (look.asked()) c.weights().add_(c.gradient(), -c.learning_rate);
       });
@@ -181,9 +181,8 @@ class Step {
       each_block(c.arena.weights(), [&](Block const& block) {
         Context::LookAt look(c, block);
         if (strategies.wants_task_gradient) {
-          c.task_gradient = task_gradient.defined()
-                                ? block.of(task_gradient)
-                                : buffer_like(c.gradient(), spare_).copy_(c.gradient());
+          c.task_gradient =
+              task_gradient.defined() ? block.of(task_gradient) : look.copy_of_gradient();
         }
         strategies.edit_gradient(c);
         Phase optimizing("optimizer");
@@ -379,7 +378,6 @@ class Step {
   bool compiled_ = false;   ///< the present shard's logits come from the compiled chain
   bool may_defer_ = false;  ///< the gradient of the present step need not be formed
   bool in_blocks_ = false;  ///< the present step updates one block of the weights after another
-  Tensor spare_;            ///< a buffer
 };
 
 }  // namespace v0
