@@ -21,17 +21,16 @@ struct Block {
   Tensor of(Tensor const& flat) const { return flat.narrow(0, begin, end - begin); }
 };
 
-/// Weights in a block: as many as let a dozen flat tensors stay in a core's cache while several
-/// operations go over them. A multiple of 16, as slices of the arena are.
-inline std::int64_t block_size(Tensor const& weights) {
-  return (128 << 10) / weights.element_size();
-}
+/// Weights in a block: for each thread as many as let eight flat tensors stay in its core's cache
+/// while several operations go over them, and as LibTorch gives to a thread at least. A multiple of
+/// 16, as slices of the arena are.
+inline std::int64_t block_size() { return std::int64_t{32768} * at::get_num_threads(); }
 
 /// Calls `f(block)` for one block of the weights after another; on a device once, for all of them.
 template <class F>
 void each_block(Tensor const& weights, F&& f) {
   auto const n = weights.numel();
-  auto const size = weights.is_cpu() ? block_size(weights) : n;
+  auto const size = weights.is_cpu() ? block_size() : n;
   for (std::int64_t begin = 0; begin < n; begin += size) f(Block{begin, std::min(begin + size, n)});
 }
 

@@ -150,7 +150,7 @@ class Step {
     return strategies.elementwise && strategies.reads_gradient && works_in_blocks(optimizer) &&
            c.training.engine != Engine::reference && c.training.clip_norm == 0 &&
            !(strategies.wants_task_gradient && last) && weights.is_cpu() &&
-           weights.numel() > block_size(weights);
+           weights.numel() > block_size();
   }
 
   /// The end of a step whose gradient is not formed: to the weights is added what strategies would
