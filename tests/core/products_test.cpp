@@ -43,6 +43,13 @@ bool has_kernels() {
   return is_small(x, 1, many_rows, x, x);
 }
 
+/// The same with zeros in place of most: a fifth stays.
+Tensor thin(Tensor const& numbers) {
+  auto keep = torch::empty(numbers.sizes());
+  fill_uniform(keep, 0, 1, Seed{3}.generator("keep", numbers.numel()));
+  return numbers * (keep < 0.2);
+}
+
 struct Layer {
   std::int64_t rows, inputs, outputs;
 };
@@ -62,56 +69,154 @@ std::vector<Layer> layers() {
 
 }  // namespace
 
-TEST_CASE("products of few rows agree with those in double precision, whatever the sizes") {
+namespace {
+
+/// The three products of a layer and what is made of them, for its outputs' gradient d and inputs x.
+void check_products(Tensor const& d, Tensor const& x) {
+  auto const n = d.size(0), in = x.size(1), out = d.size(1);
+  CAPTURE(n);
+  CAPTURE(in);
+  CAPTURE(out);
+  auto const w = normal({out, in}, 1), bias = normal({out}, 3);
+  auto const x2 = x.to(torch::kFloat64), w2 = w.to(torch::kFloat64), d2 = d.to(torch::kFloat64);
+
+  auto const sizes = x2.abs().mm(w2.abs().t());
+
+  auto y = unwritten({n, out}), with_bias = unwritten({n, out});
+  linear(y, x, w, {});
+  linear(with_bias, x, w, bias);
+  CHECK(within(y, x2.mm(w2.t()), sizes, in));
+  CHECK(within(with_bias, x2.mm(w2.t()) + bias, sizes + bias.abs(), in));
+
+  auto dx = unwritten({n, in});
+  input_gradient(dx, d, w);
+  CHECK(within(dx, d2.mm(w2), d2.abs().mm(w2.abs()), out));
+
+  auto dw = unwritten({out, in}), db = unwritten({out}), added = w.clone();
+  auto const gradient = d2.t().mm(x2), gradient_sizes = d2.t().abs().mm(x2.abs());
+  LayerGradient{d, x}.form(dw);
+  LayerGradient{d, {}}.form(db);
+  LayerGradient{d, x}.add_to(added, -0.5);
+  CHECK(within(dw, gradient, gradient_sizes, n));
+  CHECK(within(db, d2.sum(0), d2.abs().sum(0), n));
+  CHECK(within(added, w2 - 0.5 * gradient, w2.abs() + 0.5 * gradient_sizes, n));
+}
+
+}  // namespace
+
+TEST_CASE("products of a layer agree with those in double precision, whatever the sizes") {
   for (auto const& layer : layers()) {
-    auto const n = layer.rows, in = layer.inputs, out = layer.outputs;
-    CAPTURE(n);
-    CAPTURE(in);
-    CAPTURE(out);
-    auto const x = normal({n, in}, 0), w = normal({out, in}, 1), d = normal({n, out}, 2);
-    auto const bias = normal({out}, 3);
-    auto const x2 = x.to(torch::kFloat64), w2 = w.to(torch::kFloat64), d2 = d.to(torch::kFloat64);
-
-    auto const sizes = x2.abs().mm(w2.abs().t());
-
-    auto y = unwritten({n, out}), with_bias = unwritten({n, out});
-    linear(y, x, w, {});
-    linear(with_bias, x, w, bias);
-    CHECK(within(y, x2.mm(w2.t()), sizes, in));
-    CHECK(within(with_bias, x2.mm(w2.t()) + bias, sizes + bias.abs(), in));
-
-    auto dx = unwritten({n, in});
-    input_gradient(dx, d, w);
-    CHECK(within(dx, d2.mm(w2), d2.abs().mm(w2.abs()), out));
-
-    auto dw = unwritten({out, in}), db = unwritten({out}), added = w.clone();
-    auto const gradient = d2.t().mm(x2), gradient_sizes = d2.t().abs().mm(x2.abs());
-    LayerGradient{d, x}.form(dw);
-    LayerGradient{d, {}}.form(db);
-    LayerGradient{d, x}.add_to(added, -0.5);
-    CHECK(within(dw, gradient, gradient_sizes, n));
-    CHECK(within(db, d2.sum(0), d2.abs().sum(0), n));
-    CHECK(within(added, w2 - 0.5 * gradient, w2.abs() + 0.5 * gradient_sizes, n));
+    auto const x = normal({layer.rows, layer.inputs}, 0), d = normal({layer.rows, layer.outputs}, 2);
+    check_products(d, x);
+    if (layer.inputs < 32 || layer.outputs < 32) continue;  // no zeros are looked for
+    check_products(d, thin(x));
+    check_products(thin(d), x);
+    check_products(thin(d), thin(x));
   }
 }
 
 TEST_CASE("a gradient that is added at once rounds as one that is formed first") {
-  std::int64_t separable = 0;
+  std::int64_t separable = 0, large = 0;
   for (auto const& layer : layers()) {
     auto const n = layer.rows, in = layer.inputs, out = layer.outputs;
-    LayerGradient const gradient{normal({n, out}, 0), normal({n, in}, 1)};
-    auto w = normal({out, in}, 2), formed = unwritten({out, in});
-    if (!gradient.is_separable(w)) continue;
-    ++separable;
-    gradient.form(formed);
-    auto const expected = w.clone().add_(formed, -0.05);
-    gradient.add_to(w, -0.05);
-    CAPTURE(n);
-    CAPTURE(in);
-    CAPTURE(out);
-    CHECK(torch::equal(w, expected));
+    auto const d = normal({n, out}, 0), x = normal({n, in}, 1);
+    for (auto const& gradient : {LayerGradient{d, x}, LayerGradient{thin(d), x},
+                                 LayerGradient{d, thin(x)}}) {
+      auto w = normal({out, in}, 2), formed = unwritten({out, in});
+      if (!gradient.is_separable(w)) continue;
+      ++separable;
+      large += n > many_rows_of_weights;
+      gradient.form(formed);
+      auto const expected = w.clone().add_(formed, -0.05);
+      gradient.add_to(w, -0.05);
+      CAPTURE(n);
+      CAPTURE(in);
+      CAPTURE(out);
+      CHECK(torch::equal(w, expected));
+    }
   }
   CHECK((separable > 0) == has_kernels());
+  CHECK((large > 0) == has_kernels());  // those with zeros
+}
+
+#ifdef PAWL_PRODUCTS
+
+namespace {
+
+/// A matrix [rows, columns] of which every second number, or so, is zero, as a factor that lies in
+/// memory as it is or transposed.
+struct Case {
+  Case(std::int64_t rows, std::int64_t columns, bool transposed)
+      : m(thin(normal({rows, columns}, 5)) + thin(normal({rows, columns}, 6)).mul(0.5)),
+        stored(transposed ? m.t().contiguous() : m.contiguous()),
+        factor(transposed ? factor_transposed(stored) : pawl::factor(stored)) {}
+  Tensor m, stored;
+  Factor factor;
+};
+
+template <class Kernels>
+void check_sparse_product(std::int64_t rows, std::int64_t depth, std::int64_t columns) {
+  CAPTURE(rows);
+  CAPTURE(depth);
+  CAPTURE(columns);
+  auto const bias = normal({columns}, 7);
+  SparseProduct<Kernels> product;
+  for (int bits = 0; bits < 8; ++bits) {
+    bool const left_transposed = bits & 1, right_transposed = bits & 2, turned = bits & 4;
+    CAPTURE(bits);
+    Case const left(rows, depth, left_transposed), right(depth, columns, right_transposed);
+    auto const exact = left.m.to(torch::kFloat64).mm(right.m.to(torch::kFloat64));
+    auto const sizes = left.m.abs().to(torch::kFloat64).mm(right.m.abs().to(torch::kFloat64));
+
+    // A margin that nothing may write to lies behind each row.
+    auto const lines = turned ? columns : rows, length = turned ? rows : columns;
+    auto const start = normal({lines, length + 3}, 8);
+    auto put = start.clone(), added = start.clone();
+    auto const run = [&](Tensor& y, float const* b, bool add) {
+      product.run(left.factor, right.factor, b, {y.mutable_data_ptr<float>(), length + 3, add, -0.5f},
+                  turned);
+    };
+    auto const result = [&](Tensor const& y) {
+      auto const inner = y.narrow(1, 0, length);
+      return turned ? inner.t() : inner;
+    };
+    run(put, bias.const_data_ptr<float>(), false);
+    run(added, nullptr, true);
+    auto const before = result(start).to(torch::kFloat64);
+    CHECK(within(result(put), exact + bias, sizes + bias.abs(), depth));
+    CHECK(within(result(added), before - 0.5 * exact, before.abs() + 0.5 * sizes, depth));
+    CHECK(torch::equal(put.narrow(1, length, 3), start.narrow(1, length, 3)));
+    CHECK(torch::equal(added.narrow(1, length, 3), start.narrow(1, length, 3)));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("sparse products agree with those in double precision, however factors lie in memory") {
+  if (kernels() == Kernels::none) return;
+  for (std::int64_t const rows : {1, 7, 8, 17, 64, 515}) {
+    for (std::int64_t const depth : {1, 5, 63, 64, 65, 130}) {
+      for (std::int64_t const columns : {1, 7, 16, 17, 72, 73, 144, 145, 300}) {
+        check_sparse_product<avx2::Sparse>(rows, depth, columns);
+        if (kernels() == Kernels::avx512) {
+          check_sparse_product<avx512::Sparse>(rows, depth, columns);
+        }
+      }
+    }
+  }
+}
+
+#endif
+
+TEST_CASE("numbers that are not finite show in outputs, unless a zero leaves them out") {
+  constexpr auto infinity = std::numeric_limits<float>::infinity();
+  auto x = thin(normal({64, 100}, 0)), w = normal({50, 100}, 1), y = unwritten({64, 50});
+  x[3][7] = std::numeric_limits<float>::quiet_NaN(), x[5][60] = 1, x[6][60] = 0;
+  w[9][60] = infinity;
+  linear(y, x, w, {});
+  CHECK(y[3].isnan().all().item<bool>());
+  CHECK(y[5].isinf().nonzero().equal(torch::tensor({{9}})));
+  CHECK((has_kernels() ? y[6].isfinite().all() : y[6][9].isnan()).item<bool>());
 }
 
 TEST_CASE("columns of zeros take no time, and change no bit") {

@@ -46,11 +46,12 @@ PAWL_AVX512 Sixteen fma(Sixteen a, Sixteen b, Sixteen c) {
   return __builtin_ia32_vfmaddps512_mask(a, b, c, full, as_ever);
 }
 
-/// Whether any of these numbers is not 0 or -0.
-PAWL_AVX512 bool any(Sixteen v) {
+/// Those of these numbers that are not 0 or -0.
+PAWL_AVX512 Mask not_zero(Sixteen v) {
   constexpr int not_equal = 4, no_exceptions = 8;
-  return __builtin_ia32_cmpps512_mask(v, Sixteen{}, not_equal, full, no_exceptions) != 0;
+  return __builtin_ia32_cmpps512_mask(v, Sixteen{}, not_equal, full, no_exceptions);
 }
+PAWL_AVX512 bool any(Sixteen v) { return not_zero(v) != 0; }
 
 /// The sums of a vector's halves.
 PAWL_AVX512 avx2::Eight halves(Sixteen v) {

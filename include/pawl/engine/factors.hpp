@@ -18,6 +18,19 @@ struct Left {
   std::int64_t rows = 0, row_stride = 0, stride = 0;
 };
 
+/// Numbers [rows, columns], whose rows begin `stride` numbers apart.
+struct Rectangle {
+  float const* a = nullptr;
+  std::int64_t rows = 0, columns = 0, stride = 0;
+};
+
+/// Rows of up to 64 numbers, and for each row a mask: a bit for each number that is not 0 or -0.
+struct MaskedRows {
+  float const* a = nullptr;
+  std::int64_t rows = 0, stride = 0;
+  std::uint64_t const* masks = nullptr;
+};
+
 /// Where a product goes: y = product, or y += factor * product, rounded once.
 struct Destination {
   float* y = nullptr;

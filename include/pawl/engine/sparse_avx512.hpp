@@ -1,0 +1,128 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "avx512.hpp"
+
+#ifdef PAWL_PRODUCTS
+#define PAWL_AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]]
+
+namespace pawl {
+inline namespace v0 {
+namespace avx512 {
+
+/// The kernels of sparse.hpp for AVX-512.
+struct Sparse {
+  static constexpr std::int64_t lanes = 16;
+
+  /// The masks of rows of up to 64 numbers.
+  PAWL_AVX512 static void mask(Rectangle rows, std::uint64_t* masks) {
+    for (; rows.rows > 0; --rows.rows, rows.a += rows.stride, ++masks) {
+      *masks = 0;
+      for (std::int64_t i = 0; i < rows.columns; i += lanes) {
+        *masks |= std::uint64_t{not_zero(load(rows.a + i, first(rows.columns - i)))} << i;
+      }
+    }
+  }
+
+  /// Puts numbers, or adds `factor` times them, to [rows, columns].
+  PAWL_AVX512 static void put(Rectangle from, Destination to) {
+    for (; from.rows > 0; --from.rows, from.a += from.stride, to.y += to.stride) {
+      for (std::int64_t c = 0; c < from.columns; c += lanes) {
+        auto const mask = first(from.columns - c);
+        avx512::put(to.y + c, load(from.a + c, mask), mask, to);
+      }
+    }
+  }
+
+  /// The same to [columns, rows].
+  PAWL_AVX512 static void put_transposed(Rectangle const& from, Destination to) {
+    for (std::int64_t r = 0; r < from.rows; r += lanes, to.y += lanes) {
+      auto here = to;
+      for (std::int64_t c = 0; c < from.columns; c += lanes, here.y += lanes * to.stride) {
+        put_square({from.a + r * from.stride + c, from.rows - r, from.columns - c, from.stride},
+                   here, std::make_index_sequence<lanes>(), std::make_index_sequence<4>());
+      }
+    }
+  }
+
+  /// Adds masked rows times a panel of rows of sizeof...(V) vectors to sums [rows, vectors].
+  template <std::size_t... V>
+  PAWL_AVX512 static void add_rows(MaskedRows left, float const* panel, float* sums) {
+    constexpr auto width = 16 * sizeof...(V);
+    for (std::int64_t r = 0; r < left.rows; ++r, left.a += left.stride, sums += width) {
+      Sixteen s[] = {load(sums + 16 * V)...};
+      for (auto rest = left.masks[r]; rest != 0; rest &= rest - 1) {
+        auto const i = __builtin_ctzll(rest);
+        auto const a = all(left.a[i]);
+        auto const* b = panel + static_cast<std::size_t>(i) * width;
+        ((s[V] = fma(a, load(b + 16 * V), s[V])), ...);
+      }
+      (store(sums + 16 * V, s[V], full), ...);
+    }
+  }
+
+ private:
+  /// The first 16 rows and columns, as far as there are so many, transposed.
+  template <std::size_t... I, std::size_t... Q>
+  [[gnu::always_inline]] PAWL_AVX512 static inline void put_square(Rectangle const& from,
+                                                                   Destination const& to,
+                                                                   std::index_sequence<I...>,
+                                                                   std::index_sequence<Q...>) {
+    auto const *a = from.a, *const last = a + (from.rows - 1) * from.stride;
+    auto const mask = first(from.columns);
+    Sixteen v[] = {load(std::min(a + I * from.stride, last), mask)...};
+    (interleave(v[4 * Q], v[4 * Q + 1], v[4 * Q + 2], v[4 * Q + 3]), ...);
+    (regroup(v[Q], v[Q + 4], v[Q + 8], v[Q + 12]), ...);
+    ((static_cast<std::int64_t>(I) < from.columns
+          ? avx512::put(to.y + I * to.stride, v[I], first(from.rows), to)
+          : void()),
+     ...);
+  }
+
+  /// Of four rows: the j-th gets, one behind the other, their columns j, 4 + j, 8 + j, 12 + j.
+  [[gnu::always_inline]] PAWL_AVX512 static inline void interleave(Sixteen& a, Sixteen& b,
+                                                                   Sixteen& c, Sixteen& d) {
+    auto const ab = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28,
+                                            13, 29);
+    auto const ab2 = __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14,
+                                             30, 15, 31);
+    auto const cd = __builtin_shufflevector(c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28,
+                                            13, 29);
+    auto const cd2 = __builtin_shufflevector(c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14,
+                                             30, 15, 31);
+    a = __builtin_shufflevector(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+    b = __builtin_shufflevector(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    c = __builtin_shufflevector(ab2, cd2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+    d = __builtin_shufflevector(ab2, cd2, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30,
+                                31);
+  }
+
+  /// Four quarters of four vectors change places: row and column.
+  [[gnu::always_inline]] PAWL_AVX512 static inline void regroup(Sixteen& a, Sixteen& b, Sixteen& c,
+                                                                Sixteen& d) {
+    auto const ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21,
+                                            22, 23);
+    auto const ab2 = __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28,
+                                             29, 30, 31);
+    auto const cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21,
+                                            22, 23);
+    auto const cd2 = __builtin_shufflevector(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28,
+                                             29, 30, 31);
+    a = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+    b = __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    c = __builtin_shufflevector(ab2, cd2, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+    d = __builtin_shufflevector(ab2, cd2, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30,
+                                31);
+  }
+};
+
+}  // namespace avx512
+}  // namespace v0
+}  // namespace pawl
+
+#undef PAWL_AVX512
+#endif
