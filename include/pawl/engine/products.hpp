@@ -124,7 +124,8 @@ inline Factor factor_transposed(Tensor const& m) {
 /// The share of numbers other than zero up to which a sparse product of n rows is the faster one,
 /// where the copies that it makes take as long as so many rows of it.
 inline double most_filled(std::int64_t n, double copies) {
-  return 0.65 - copies / static_cast<double>(n);
+  auto const of_many = kernels() == Kernels::avx512 ? 0.75 : 0.65;
+  return of_many - copies / static_cast<double>(n);
 }
 
 /// The share of numbers other than zero in rows [n, ...], as a few of them tell; 1 where no product
@@ -231,7 +232,7 @@ struct LayerGradient {
     if (n > 1024 || !suits(d, x, y)) return Zeros::not_used;
     auto const of_d = density(d, x.size(1)), of_x = density(x, d.size(1));
     constexpr double turned = 0.05;  // it then takes longer to put the product where it belongs
-    if (std::min(of_d, of_x + turned) >= most_filled(n, 10)) return Zeros::not_used;
+    if (std::min(of_d, of_x + turned) >= most_filled(n, 12)) return Zeros::not_used;
     return of_d <= of_x + turned ? Zeros::of_d : Zeros::of_x;
   }
 

@@ -49,23 +49,43 @@ struct Sparse {
     }
   }
 
-  /// Adds masked rows times a panel of rows of sizeof...(V) vectors to sums [rows, vectors].
+  /// Adds masked rows times a panel of rows of sizeof...(V) vectors to sums [rows, vectors]. Two
+  /// rows at a time: first what is not zero in both, which takes half the loads, then the rest.
   template <std::size_t... V>
   PAWL_AVX512 static void add_rows(MaskedRows left, float const* panel, float* sums) {
     constexpr auto width = 16 * sizeof...(V);
-    for (std::int64_t r = 0; r < left.rows; ++r, left.a += left.stride, sums += width) {
-      Sixteen s[] = {load(sums + 16 * V)...};
-      for (auto rest = left.masks[r]; rest != 0; rest &= rest - 1) {
+    for (std::int64_t r = 0; r < left.rows; r += 2, left.a += 2 * left.stride, sums += 2 * width) {
+      auto const is_last = r + 1 == left.rows;
+      auto const *a = left.a, *a2 = is_last ? a : a + left.stride;
+      auto* const sums2 = is_last ? sums : sums + width;
+      auto const mask = left.masks[r], mask2 = is_last ? 0 : left.masks[r + 1];
+      Sixteen s[] = {load(sums + 16 * V)...}, t[] = {load(sums2 + 16 * V)...};
+      for (auto rest = mask & mask2; rest != 0; rest &= rest - 1) {
         auto const i = __builtin_ctzll(rest);
-        auto const a = all(left.a[i]);
-        auto const* b = panel + static_cast<std::size_t>(i) * width;
-        ((s[V] = fma(a, load(b + 16 * V), s[V])), ...);
+        auto const *b = panel + i * static_cast<std::int64_t>(width);
+        Sixteen v[] = {load(b + 16 * V)...};
+        (keep(v[V]), ...);
+        ((s[V] = fma(all(a[i]), v[V], s[V]), t[V] = fma(all(a2[i]), v[V], t[V])), ...);
       }
+      for (auto rest = mask & ~mask2; rest != 0; rest &= rest - 1) {
+        auto const i = __builtin_ctzll(rest);
+        auto const *b = panel + i * static_cast<std::int64_t>(width);
+        ((s[V] = fma(all(a[i]), load(b + 16 * V), s[V])), ...);
+      }
+      for (auto rest = mask2 & ~mask; rest != 0; rest &= rest - 1) {
+        auto const i = __builtin_ctzll(rest);
+        auto const *b = panel + i * static_cast<std::int64_t>(width);
+        ((t[V] = fma(all(a2[i]), load(b + 16 * V), t[V])), ...);
+      }
+      (store(sums2 + 16 * V, t[V], full), ...);
       (store(sums + 16 * V, s[V], full), ...);
     }
   }
 
  private:
+  /// A compiler would rather load a vector twice than keep it in a register.
+  [[gnu::always_inline]] PAWL_AVX512 static inline void keep(Sixteen& v) { asm("" : "+v"(v)); }
+
   /// The first 16 rows and columns, as far as there are so many, transposed.
   template <std::size_t... I, std::size_t... Q>
   [[gnu::always_inline]] PAWL_AVX512 static inline void put_square(Rectangle const& from,
