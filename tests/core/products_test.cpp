@@ -71,7 +71,8 @@ std::vector<Layer> layers() {
 
 namespace {
 
-/// The three products of a layer and what is made of them, for its outputs' gradient d and inputs x.
+/// The three products of a layer and what is made of them, for its outputs' gradient d and inputs
+/// x.
 void check_products(Tensor const& d, Tensor const& x) {
   auto const n = d.size(0), in = x.size(1), out = d.size(1);
   CAPTURE(n);
@@ -106,7 +107,8 @@ void check_products(Tensor const& d, Tensor const& x) {
 
 TEST_CASE("products of a layer agree with those in double precision, whatever the sizes") {
   for (auto const& layer : layers()) {
-    auto const x = normal({layer.rows, layer.inputs}, 0), d = normal({layer.rows, layer.outputs}, 2);
+    auto const x = normal({layer.rows, layer.inputs}, 0),
+               d = normal({layer.rows, layer.outputs}, 2);
     check_products(d, x);
     if (layer.inputs < 32 || layer.outputs < 32) continue;  // no zeros are looked for
     check_products(d, thin(x));
@@ -120,8 +122,8 @@ TEST_CASE("a gradient that is added at once rounds as one that is formed first")
   for (auto const& layer : layers()) {
     auto const n = layer.rows, in = layer.inputs, out = layer.outputs;
     auto const d = normal({n, out}, 0), x = normal({n, in}, 1);
-    for (auto const& gradient : {LayerGradient{d, x}, LayerGradient{thin(d), x},
-                                 LayerGradient{d, thin(x)}}) {
+    for (auto const& gradient :
+         {LayerGradient{d, x}, LayerGradient{thin(d), x}, LayerGradient{d, thin(x)}}) {
       auto w = normal({out, in}, 2), formed = unwritten({out, in});
       if (!gradient.is_separable(w)) continue;
       ++separable;
@@ -173,8 +175,8 @@ void check_sparse_product(std::int64_t rows, std::int64_t depth, std::int64_t co
     auto const start = normal({lines, length + 3}, 8);
     auto put = start.clone(), added = start.clone();
     auto const run = [&](Tensor& y, float const* b, bool add) {
-      product.run(left.factor, right.factor, b, {y.mutable_data_ptr<float>(), length + 3, add, -0.5f},
-                  turned);
+      product.run(left.factor, right.factor, b,
+                  {y.mutable_data_ptr<float>(), length + 3, add, -0.5f}, turned);
     };
     auto const result = [&](Tensor const& y) {
       auto const inner = y.narrow(1, 0, length);

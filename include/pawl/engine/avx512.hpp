@@ -24,8 +24,10 @@ using Mask = std::uint16_t;
 
 constexpr Mask full = 0xffff;
 
-/// The first n of 16, where n is less.
-constexpr Mask first(std::int64_t n) { return n < 16 ? static_cast<Mask>((1 << n) - 1) : full; }
+/// The first n of 16, where n is less; none where it is negative.
+constexpr Mask first(std::int64_t n) {
+  return n < 16 ? static_cast<Mask>((1 << std::max<std::int64_t>(n, 0)) - 1) : full;
+}
 
 PAWL_AVX512 Sixteen load(float const* p) {
   Sixteen v;

@@ -31,6 +31,13 @@ struct MaskedRows {
   std::uint64_t const* masks = nullptr;
 };
 
+/// Rows of sums, which begin at zero unless they go on.
+struct RowSums {
+  float* y = nullptr;
+  std::int64_t stride = 0;
+  bool go_on = false;
+};
+
 /// Where a product goes: y = product, or y += factor * product, rounded once.
 struct Destination {
   float* y = nullptr;

@@ -250,8 +250,9 @@ struct LayerGradient {
     } else {
       auto const turned = left_out == Zeros::of_x;
       auto const &left = turned ? x : d, &right = turned ? d : x;
-      with_sparse_product(
-          [&](auto& p) { p.run(factor_transposed(left), pawl::factor(right), nullptr, to, turned); });
+      with_sparse_product([&](auto& p) {
+        p.run(factor_transposed(left), pawl::factor(right), nullptr, to, turned);
+      });
     }
     y.unsafeGetTensorImpl()->bump_version();  // graphs that need the old values notice
     return true;

@@ -47,9 +47,9 @@ class SparseProduct {
     return static_cast<double>(filled) / static_cast<double>(some * all.columns);
   }
 
-  /// A left factor [rows, depth] times a right one [depth, columns], plus bias [columns] where it is
-  /// not null, goes to [rows, columns], or to [columns, rows]. A left factor whose column stride is
-  /// not 1 is copied.
+  /// A left factor [rows, depth] times a right one [depth, columns], plus bias [columns] where it
+  /// is not null, goes to [rows, columns], or to [columns, rows]. A left factor whose column stride
+  /// is not 1 is copied.
   void run(Factor left, Factor const& right, float const* bias, Destination to,
            bool transposed = false) {
     auto const vectors = (right.columns + lanes - 1) / lanes;
@@ -61,13 +61,17 @@ class SparseProduct {
         auto const begin = vectors * p / panels, width = vectors * (p + 1) / panels - begin;
         first_ = begin * lanes, width_ = width * lanes;
         columns_ = std::min(width_, right.columns - first_);
-        sum_up(add_rows[static_cast<std::size_t>(width - 1)], right, bias);
-        Rectangle const sums{sums_.data()->numbers, left.rows, columns_, width_};
-        if (transposed) {
-          Kernels::put_transposed(sums, {to.y + first_ * to.stride, to.stride, to.add, to.factor});
-        } else {
-          Kernels::put(sums, {to.y + first_, to.stride, to.add, to.factor});
+        auto const add = add_rows[static_cast<std::size_t>(width - 1)];
+        auto here = to;
+        here.y += first_ * (transposed ? to.stride : 1);
+        if (!transposed && !to.add && columns_ == width_) {  // sums may lie where they belong
+          sum_up(add, right, bias, {here.y, here.stride});
+          continue;
         }
+        auto* const sums = room(sums_, left.rows * width_);
+        sum_up(add, right, bias, {sums, width_});
+        auto const put = transposed ? Kernels::put_transposed : Kernels::put;
+        put({sums, left.rows, columns_, width_}, here);
       }
       left.a += rows_at_once * left.row_stride;
       to.y += rows_at_once * (transposed ? 1 : to.stride);
@@ -80,7 +84,7 @@ class SparseProduct {
   static constexpr std::int64_t rows_at_once = 512;
   static constexpr std::int64_t widest = 9;  // vectors of a panel's row: they fit into registers
 
-  using AddRows = void (*)(MaskedRows, float const* panel, float* sums);
+  using AddRows = void (*)(MaskedRows, float const* panel, RowSums sums);
   template <std::size_t... V>
   static constexpr AddRows for_vectors(std::index_sequence<V...>) {
     return Kernels::template add_rows<V...>;
@@ -106,7 +110,8 @@ class SparseProduct {
     auto const blocks = (left.columns + depth_at_once - 1) / depth_at_once;
     masks_.resize(static_cast<std::size_t>(blocks * left.rows));
     blocks_.clear();
-    auto* copy = left.column_stride == 1 ? nullptr : room(left_, blocks * left.rows * depth_at_once);
+    auto* copy =
+        left.column_stride == 1 ? nullptr : room(left_, blocks * left.rows * depth_at_once);
     for (std::int64_t begin = 0; begin < left.columns; begin += depth_at_once) {
       auto const depth = std::min(depth_at_once, left.columns - begin);
       auto* const masks = masks_.data() + begin / depth_at_once * left.rows;
@@ -123,12 +128,12 @@ class SparseProduct {
   }
 
   /// The present panel's columns of the product.
-  void sum_up(AddRows add, Factor const& right, float const* bias) {
-    auto const rows = blocks_.front().rows;
-    auto* const sums = room(sums_, rows * width_);
+  void sum_up(AddRows add, Factor const& right, float const* bias, RowSums sums) {
     auto* const panel = room(panel_, depth_at_once * width_);
-    std::fill_n(sums, rows * width_, 0.0f);
-    if (bias) Kernels::put({bias + first_, rows, columns_, 0}, {sums, width_});
+    if (bias) {
+      Kernels::put({bias + first_, blocks_.front().rows, columns_, 0}, {sums.y, sums.stride});
+      sums.go_on = true;
+    }
     std::int64_t begin = 0;
     for (auto const& block : blocks_) {
       auto const depth = std::min(depth_at_once, right.rows - begin);
@@ -139,6 +144,7 @@ class SparseProduct {
         Kernels::put_transposed({b, columns_, depth, right.column_stride}, {panel, width_});
       }
       add(block, panel, sums);
+      sums.go_on = true;
       begin += depth_at_once;
     }
   }

@@ -40,7 +40,7 @@ struct Sparse {
   }
 
   /// The same to [columns, rows].
-  PAWL_AVX2 static void put_transposed(Rectangle const& from, Destination to) {
+  PAWL_AVX2 static void put_transposed(Rectangle from, Destination to) {
     for (std::int64_t r = 0; r < from.rows; r += lanes, to.y += lanes) {
       auto here = to;
       for (std::int64_t c = 0; c < from.columns; c += lanes, here.y += lanes * to.stride) {
@@ -50,19 +50,19 @@ struct Sparse {
     }
   }
 
-  /// Adds masked rows times a panel of rows of sizeof...(V) vectors to sums [rows, vectors].
+  /// Sums [rows, vectors] of masked rows times a panel of rows of sizeof...(V) vectors.
   template <std::size_t... V>
-  PAWL_AVX2 static void add_rows(MaskedRows left, float const* panel, float* sums) {
+  PAWL_AVX2 static void add_rows(MaskedRows left, float const* panel, RowSums sums) {
     constexpr auto width = 8 * sizeof...(V);
-    for (std::int64_t r = 0; r < left.rows; ++r, left.a += left.stride, sums += width) {
-      Eight s[] = {load(sums + 8 * V)...};
+    for (std::int64_t r = 0; r < left.rows; ++r, left.a += left.stride, sums.y += sums.stride) {
+      Eight s[] = {sums.go_on ? load(sums.y + 8 * V) : Eight{}...};
       for (auto rest = left.masks[r]; rest != 0; rest &= rest - 1) {
         auto const i = __builtin_ctzll(rest);
         auto const a = all(left.a[i]);
         auto const* b = panel + static_cast<std::size_t>(i) * width;
         ((s[V] = fma(a, load(b + 8 * V), s[V])), ...);
       }
-      (store(sums + 8 * V, s[V]), ...);
+      (store(sums.y + 8 * V, s[V]), ...);
     }
   }
 
