@@ -283,7 +283,7 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   auto const loss = at::cross_entropy_loss(z, rows.y);
   if (compiled) {
     if (used) used->assign(arena.parameters().size(), true);
-    auto flat = fast.side_gradient(arena.weights());
+    auto const flat = fast.side_gradient(arena);
     chain.backward(torch::autograd::grad({loss}, {chain.leaf()}).front(),
                    [&](std::size_t i, auto const& g) { g.form(arena.parameter_view(flat, i)); });
     return flat;

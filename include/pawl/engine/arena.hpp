@@ -108,6 +108,14 @@ class Arena {
     return layout_[i].offset + aligned(layout_[i].size);
   }
 
+  /// Makes the gaps between slices of a flat tensor [P] zero.
+  void clear_gaps(Tensor const& flat) const {
+    for (std::size_t i = 0; i < layout_.size(); ++i) {
+      auto const end = layout_[i].offset + layout_[i].size, gap = slice_end(i) - end;
+      if (gap > 0) flat.narrow(0, end, gap).zero_();
+    }
+  }
+
   // ---- gradients ----
 
   /// Forgets the gradients of the last step: they become undefined, so that backward may hand over

@@ -60,15 +60,19 @@ class FastPaths {
     side_gradient_ = Tensor();
   }
 
-  /// Zeros [P] for a gradient on the side: the memory of the last one, unless somebody holds it.
-  Tensor side_gradient(Tensor const& weights) {
+  /// Room [P] for a gradient on the side, with zeros between the parameters: the memory of the last
+  /// one, unless somebody holds it.
+  Tensor side_gradient(Arena const& arena) {
     auto& kept = side_gradient_;
+    auto const& weights = arena.weights();
     // Whoever was given it holds the tensor, or a view, which holds its storage.
     auto const free = kept.defined() && kept.use_count() == 1 && kept.storage().use_count() == 1;
     if (free && kept.numel() == weights.numel() && kept.options().type_equal(weights.options())) {
-      return kept.zero_();
+      arena.clear_gaps(kept);  // whoever had it may have written there
+    } else {
+      kept = zeros_on_huge_pages(weights.numel(), weights.options());
     }
-    return kept = zeros_on_huge_pages(weights.numel(), weights.options());
+    return kept;
   }
 
   /// "compiled", or how images lie and why it is not; on a device also whether steps were captured.
