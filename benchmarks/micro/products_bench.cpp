@@ -1,7 +1,8 @@
-// The products of a layer 784 -> 400 for few rows, as a step makes them: outputs, gradient of the
-// inputs, and plain SGD on the weights. By hand: LibTorch's products and, for the weights, the
-// addition of their gradient. Both must agree but for rounding. Floor: a square product of as many
-// operations.
+// The products of a layer 784 -> 400 as a step makes them, of few rows or of rows with zeros:
+// outputs, gradient of the inputs, and plain SGD on the weights. `filled` is the share, in percent,
+// of inputs and of gradients of outputs that are not zero. By hand: LibTorch's products and, for
+// the weights, the addition of their gradient. Both must agree but for rounding. Floor: a square
+// product of as many operations, those with zeros included.
 //
 //   pawl-micro --benchmark_filter=product
 
@@ -19,11 +20,14 @@ using torch::Tensor;
 constexpr std::int64_t inputs = 784, outputs = 400;
 
 struct Layer {
-  explicit Layer(std::int64_t rows) {
+  Layer(std::int64_t rows, double filled) {
     pawl::NoiseScope noise(pawl::Generator(4));
     torch::NoGradGuard no_grad;
-    x = torch::randn({rows, inputs}), w = torch::randn({outputs, inputs});
-    d = torch::randn({rows, outputs}), bias = torch::randn({outputs});
+    auto const numbers = [&](std::int64_t columns) {
+      return torch::randn({rows, columns}) * (torch::rand({rows, columns}) < filled);
+    };
+    x = numbers(inputs), w = torch::randn({outputs, inputs});
+    d = numbers(outputs), bias = torch::randn({outputs});
     y = torch::empty({rows, outputs}), dx = torch::empty({rows, inputs}), dw = torch::empty_like(w);
     flops = 2. * static_cast<double>(x.numel() * outputs);
     auto const side = std::llround(std::cbrt(flops / 2));
@@ -36,7 +40,8 @@ struct Layer {
 template <class Pawl, class Hand>
 void compare(benchmark::State& state, Tensor Layer::*result, Pawl&& pawl, Hand&& by_hand) {
   torch::NoGradGuard no_grad;
-  Layer ours(state.range(0)), theirs(state.range(0));
+  auto const filled = static_cast<double>(state.range(1)) / 100;
+  Layer ours(state.range(0), filled), theirs(state.range(0), filled);
   micro::compare(
       state, {.flops = ours.flops}, [&] { pawl(ours); }, [&] { by_hand(theirs); },
       [&] { at::mm_out(ours.product, ours.square, ours.square); });
@@ -69,7 +74,8 @@ void product_weights(benchmark::State& state) {
 }
 
 void rows(benchmark::internal::Benchmark* benchmark) {
-  benchmark->ArgName("rows")->Arg(10)->Arg(20)->Arg(64)->Arg(128)->Apply(micro::turns<41>);
+  benchmark->ArgNames({"rows", "filled"})->ArgsProduct({{10, 20, 64, 128}, {100}});
+  benchmark->ArgsProduct({{64, 128, 600}, {20, 50}})->Apply(micro::turns<41>);
 }
 BENCHMARK(product_outputs)->Apply(rows);
 BENCHMARK(product_inputs)->Apply(rows);

@@ -37,12 +37,6 @@ bool within(Tensor const& result, Tensor const& exact, Tensor const& magnitude,
   return ((result.to(torch::kFloat64) - exact).abs() <= unit * magnitude).all().item<bool>();
 }
 
-/// Whether this processor and thread use the kernels of pawl at all.
-bool has_kernels() {
-  auto const x = torch::zeros({1, 1});
-  return is_small(x, 1, many_rows, x, x);
-}
-
 /// The same with zeros in place of most: a fifth stays.
 Tensor thin(Tensor const& numbers) {
   auto keep = torch::empty(numbers.sizes());
@@ -137,8 +131,8 @@ TEST_CASE("a gradient that is added at once rounds as one that is formed first")
       CHECK(torch::equal(w, expected));
     }
   }
-  CHECK((separable > 0) == has_kernels());
-  CHECK((large > 0) == has_kernels());  // those with zeros
+  CHECK((separable > 0) == uses_own_products());
+  CHECK((large > 0) == uses_own_products());  // those with zeros
 }
 
 #ifdef PAWL_PRODUCTS
@@ -218,7 +212,7 @@ TEST_CASE("numbers that are not finite show in outputs, unless a zero leaves the
   linear(y, x, w, {});
   CHECK(y[3].isnan().all().item<bool>());
   CHECK(y[5].isinf().nonzero().equal(torch::tensor({{9}})));
-  CHECK((has_kernels() ? y[6].isfinite().all() : y[6][9].isnan()).item<bool>());
+  CHECK((uses_own_products() ? y[6].isfinite().all() : y[6][9].isnan()).item<bool>());
 }
 
 TEST_CASE("columns of zeros take no time, and change no bit") {
@@ -240,7 +234,7 @@ TEST_CASE("columns of zeros take no time, and change no bit") {
       auto y = unwritten({n, 30}), y_full = unwritten({n + 1, 30});
       linear(y, x, w, {});
       linear(y_full, full, w, {});
-      if (has_kernels()) CHECK(torch::equal(y, y_full.narrow(0, 0, n)));
+      if (uses_own_products()) CHECK(torch::equal(y, y_full.narrow(0, 0, n)));
       CHECK(y.allclose(x.mm(w.t()), 1e-5, 1e-5));
 
       auto dw = unwritten({30, in}), added = start.clone();
@@ -248,7 +242,7 @@ TEST_CASE("columns of zeros take no time, and change no bit") {
       LayerGradient{d, x}.add_to(added, -0.5);
       CHECK(dw.allclose(d.t().mm(x), 1e-5, 1e-5));
       CHECK(added.allclose(start - 0.5 * d.t().mm(x), 1e-5, 1e-5));
-      if (has_kernels()) CHECK(torch::equal(added, start.clone().add_(dw, -0.5)));
+      if (uses_own_products()) CHECK(torch::equal(added, start.clone().add_(dw, -0.5)));
     }
   }
 }
@@ -264,7 +258,7 @@ TEST_CASE("a graph that needs weights as they were notices that they have moved"
 }
 
 TEST_CASE("a row's outputs do not depend on the other rows of its batch") {
-  if (!has_kernels()) return;
+  if (!uses_own_products()) return;
   auto const x = normal({64, 100}, 0), w = normal({50, 100}, 1), bias = normal({50}, 2);
   auto together = unwritten({64, 50});
   linear(together, x, w, bias);
@@ -280,19 +274,19 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   auto const twice = [](Tensor const& t) { return t.to(torch::kFloat64); };
   auto const small = [](Tensor const& rows, std::int64_t outputs, Tensor const& a,
                         Tensor const& b) { return is_small(rows, outputs, many_rows, a, b); };
-  CHECK(small(x, 20, w, y) == has_kernels());
+  CHECK(small(x, 20, w, y) == uses_own_products());
   CHECK_FALSE(small(twice(x), 20, twice(w), twice(y)));
   CHECK_FALSE(small(x.t().contiguous().t(), 20, w, y));
-  CHECK(small(normal({64, 40}, 0), 20, w, y) == has_kernels());
+  CHECK(small(normal({64, 40}, 0), 20, w, y) == uses_own_products());
   CHECK_FALSE(small(normal({65, 40}, 0), 20, w, y));
-  CHECK(small(normal({65, 40}, 0), 16, w, y) == has_kernels());
+  CHECK(small(normal({65, 40}, 0), 16, w, y) == uses_own_products());
   at::set_num_threads(2);
   CHECK_FALSE(small(x, 20, w, y));
   at::set_num_threads(1);
   at::globalContext().setFloat32MatmulPrecision("medium");  // LibTorch may use bfloat16
-  CHECK(small(normal({32, 40}, 0), 20, w, y) == has_kernels());
+  CHECK(small(normal({32, 40}, 0), 20, w, y) == uses_own_products());
   CHECK_FALSE(small(normal({33, 40}, 0), 20, w, y));
-  CHECK(small(normal({33, 40}, 0), 16, w, y) == has_kernels());
+  CHECK(small(normal({33, 40}, 0), 16, w, y) == uses_own_products());
   at::globalContext().setFloat32MatmulPrecision("highest");
 
   auto strided = unwritten({8, 20});
@@ -373,7 +367,7 @@ TEST_CASE("plain SGD learns the same where gradients are not formed, which are t
     CHECK(same(plain.gradients, formed.gradients));
     CHECK(same(looks.seen, formed.gradients));
     CHECK(formed.deferred == 0);
-    CHECK((plain.deferred > 0) == (may_defer && has_kernels()));
+    CHECK((plain.deferred > 0) == (may_defer && uses_own_products()));
   };
   compare({.lr = 0.1}, {}, true);
   compare({.lr = 0.1}, {.epochs = 3, .lr_milestones = {1}}, true);
@@ -394,4 +388,57 @@ TEST_CASE("a gradient may be asked for when the step is over") {
     return learner.template strategy<AsksLate>().sum;
   };
   CHECK(torch::equal(sum(Counts{}), sum(Looks{})));
+}
+
+namespace {
+
+/// A chain whose logits are scaled, which its layers do not say.
+struct ScaledImpl : nn::Module, Chained {
+  ScaledImpl() {
+    torch::NoGradGuard no_grad;
+    layer = register_module("layer", nn::Linear(64, 40));
+    layer->weight.copy_(normal({40, 64}, 11)), layer->bias.copy_(normal({40}, 12));
+  }
+  Tensor forward(Tensor const& x) { return layer->forward(x) * scale; }
+  std::vector<ChainLayer> chain() const override { return {{layer->weight, layer->bias}}; }
+
+  nn::Linear layer{nullptr};
+  double scale = 1;
+};
+TORCH_MODULE(Scaled);
+
+/// 300 rows of 64 numbers, of which a fifth is not zero.
+Experience thin_rows() {
+  return make_experience(thin(normal({300, 64}, 13)), torch::arange(300, torch::kInt64) % 4);
+}
+
+}  // namespace
+
+TEST_CASE(
+    "steps of many rows, whose zeros are left out, agree with those of the reference engine") {
+  auto const weights = [](Engine engine, std::int64_t steps) {
+    Mlp net(64, 4, MlpOptions{.hidden = {48, 40}}, Seed{1});
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.fit(thin_rows(), {.iterations = steps, .batch_size = 100, .engine = engine});
+    return learner.context().arena.weights().clone();
+  };
+  for (std::int64_t const steps : {1, 2, 5}) {  // the gradient of the last one is formed
+    CHECK(weights(Engine::compiled, steps).allclose(weights(Engine::reference, steps), 0, 1e-6));
+  }
+}
+
+TEST_CASE("scores of many rows are those of the module, also when it has changed since training") {
+  Scaled net;
+  Learner learner{net, Sgd{.lr = 0.1}};
+  auto const x = thin(normal({200, 64}, 14));
+  auto const own = [&] {
+    torch::NoGradGuard no_grad;
+    return net->forward(x);
+  };
+  CHECK(torch::equal(learner.scores(x), own()));  // nothing is known of it yet
+  learner.fit(thin_rows(), {.batch_size = 50});
+  CHECK(learner.context().engine() == "compiled");
+  CHECK(learner.scores(x).allclose(own(), 1e-5, 1e-5));
+  net->scale = 2;
+  CHECK(learner.scores(x).allclose(own(), 1e-5, 1e-5));
 }

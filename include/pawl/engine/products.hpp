@@ -64,13 +64,21 @@ inline Kernels kernels() {
 constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
 inline std::int64_t many_rows_of_inputs() { return kernels() == Kernels::avx512 ? 1 : 65; }
 
+/// Rows from which on zeros are looked for, one by one.
+constexpr std::int64_t sparse_rows = 32;
+
 inline bool may_use_bfloat16() {
   return at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::MEDIUM;
 }
 
-/// Whether the kernels can read and write these: contiguous, float32, on the host; on one thread.
+/// Whether this thread uses the kernels, where they suit.
+inline bool uses_own_products() { return kernels() != Kernels::none && at::get_num_threads() == 1; }
+/// Whether it leaves out zeros, where there are enough.
+inline bool leaves_out_zeros() { return uses_own_products() && !may_use_bfloat16(); }
+
+/// Whether the kernels can read and write these: contiguous, float32, on the host.
 inline bool suits(Tensor const& rows, Tensor const& a, Tensor const& b) {
-  if (kernels() == Kernels::none || at::get_num_threads() != 1) return false;
+  if (!uses_own_products()) return false;
   for (auto const* m : {&rows, &a, &b}) {
     if (!m->is_cpu() || m->scalar_type() != torch::kFloat32 || !m->is_contiguous()) return false;
   }
@@ -134,7 +142,7 @@ inline double density(Tensor const& rows, std::int64_t outputs) {
 #ifdef PAWL_PRODUCTS
   constexpr std::int64_t few = 32;
   auto const n = rows.size(0), columns = rows.size(1);
-  if (n < few || columns < few || outputs < few || may_use_bfloat16()) return 1;
+  if (n < sparse_rows || columns < few || outputs < few || !leaves_out_zeros()) return 1;
   return with_sparse_product([&](auto const& product) {
     return product.density({rows.const_data_ptr<float>(), n, columns, columns});
   });
