@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "pawl/engine/products.hpp"
+#include "pawl/products/linear.hpp"
 #include "sides.hpp"
 #include "subjects.hpp"
 

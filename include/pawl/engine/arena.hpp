@@ -7,8 +7,8 @@
 
 #include "../core/archive.hpp"
 #include "../core/model.hpp"
+#include "../products/linear.hpp"
 #include "pages.hpp"
-#include "products.hpp"
 
 namespace pawl {
 inline namespace v0 {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "../core/error.hpp"
+#include "../products/linear.hpp"
 #include "arena.hpp"
-#include "products.hpp"
 
 namespace pawl {
 inline namespace v0 {
