@@ -227,8 +227,8 @@ std::string table(Config const& config, Profile const& profile) {
   text += fmt::format("the last experience as a run learns it: {:.0f} steps/s, {:.0f} samples/s\n",
                       profile.steps_per_second(), profile.samples_per_second());
   text += fmt::format(
-      "products and convolutions: {:.3g} MFLOP a step, {:.3g} GFLOP/s, {:.0f} % of what large "
-      "products reach ({:.3g} GFLOP/s)\n",
+      "products and convolutions: {:.3g} MFLOP a step (zeros that are left out included), {:.3g} "
+      "GFLOP/s, {:.0f} % of what large products reach ({:.3g} GFLOP/s)\n",
       profile.flops_per_step() / 1e6, profile.flops_per_second() / 1e9,
       profile.flops_per_second() / profile.product_rate * 100, profile.product_rate / 1e9);
   text += fmt::format("peak memory: {:.0f} MB", static_cast<double>(profile.peak_bytes) / 1e6);
