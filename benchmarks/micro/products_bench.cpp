@@ -50,13 +50,13 @@ void compare(benchmark::State& state, Tensor Layer::*result, Pawl&& pawl, Hand&&
 
 void product_outputs(benchmark::State& state) {
   compare(
-      state, &Layer::y, [](Layer& l) { pawl::linear(l.y, l.x, l.w, l.bias); },
+      state, &Layer::y, [](Layer& l) { pawl::products::linear(l.y, l.x, l.w, l.bias); },
       [](Layer& l) { at::addmm_out(l.y, l.bias, l.x, l.w.t()); });
 }
 
 void product_inputs(benchmark::State& state) {
   compare(
-      state, &Layer::dx, [](Layer& l) { pawl::input_gradient(l.dx, l.d, l.w); },
+      state, &Layer::dx, [](Layer& l) { pawl::products::input_gradient(l.dx, l.d, l.w); },
       [](Layer& l) { at::mm_out(l.dx, l.d, l.w); });
 }
 

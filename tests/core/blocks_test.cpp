@@ -191,7 +191,7 @@ TEST_CASE("what strategies only add to a gradient is added to the weights withou
   };
   // Pawl's own products can do so, on one thread; two blocks are of the last step, whose gradient
   // remains.
-  auto const own = kernels() != Kernels::none && at::get_num_threads() == 1;
+  auto const own = products::uses_own_products();
   CHECK(gradients({}) == (own ? 2 : 6));
   CHECK(gradients({}, Replay{.memory = Reservoir{.capacity = 40}}) == (own ? 2 : 6));
   CHECK(gradients({}, Follows{}) == 6);

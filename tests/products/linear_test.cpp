@@ -14,6 +14,7 @@
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
 using namespace pawl;
+using namespace pawl::products;
 
 namespace {
 
@@ -145,7 +146,7 @@ struct Case {
   Case(std::int64_t rows, std::int64_t columns, bool transposed)
       : m(thin(normal({rows, columns}, 5)) + thin(normal({rows, columns}, 6)).mul(0.5)),
         stored(transposed ? m.t().contiguous() : m.contiguous()),
-        factor(transposed ? factor_transposed(stored) : pawl::factor(stored)) {}
+        factor(transposed ? factor_transposed(stored) : products::factor(stored)) {}
   Tensor m, stored;
   Factor factor;
 };

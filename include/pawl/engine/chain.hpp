@@ -126,7 +126,7 @@ class CompiledChain {
       // Logits outlive the step: strategies and observers may keep them.
       auto out = l + 1 == layers_.size() ? at::empty({h.size(0), layer.weight.size(0)}, h.options())
                                          : room(layer.output, h.size(0), layer.weight.size(0));
-      linear(out, h, layer.weight, layer.bias);
+      products::linear(out, h, layer.weight, layer.bias);
       apply(layer.gate, out);
       layer.output = out;
       h = out;
@@ -172,7 +172,7 @@ class CompiledChain {
       }
       if (l == 0) return;
       auto before = room(layer.input_gradient, d.size(0), layer.weight.size(1));
-      input_gradient(before, d, layer.weight);
+      products::input_gradient(before, d, layer.weight);
       d = before;
     }
   }

@@ -54,10 +54,11 @@ class FastPaths {
   }
 
   /// Logits [N, C] of inputs [N, ...] in eval mode, without a graph. Of many, by the chain, where
-  /// that gives what the model's own forward gives for the first of them.
+  /// that gives what the model's own forward gives for the first of them. (Heads look at the tasks
+  /// of all rows.)
   Tensor scores(Model const& model, Tensor const& x) {
-    auto const many = x.size(0) >= sparse_rows && x.is_cpu() && chain.verified();
-    if (many && side_chain.takes(x) && leaves_out_zeros()) {
+    auto const many = x.size(0) >= products::sparse_rows && x.is_cpu() && model.heads.empty();
+    if (many && chain.verified() && side_chain.takes(x) && products::leaves_out_zeros()) {
       auto const some = model.forward(x.narrow(0, 0, 4));
       auto const all = side_chain.logits(x);
       if (agree(all.narrow(0, 0, 4), some)) return all;
@@ -99,7 +100,7 @@ class FastPaths {
     torch::NoGradGuard no_grad;
     auto const own = model.forward(x);
     // In bfloat16, products of ours differ from those of the layers by more than may pass here.
-    auto const z = may_use_bfloat16() ? chain.plain_logits(x) : chain.logits(x);
+    auto const z = products::may_use_bfloat16() ? chain.plain_logits(x) : chain.logits(x);
     agreed_ = agree(z, own);
   }
 

@@ -12,6 +12,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 
 #define PAWL_AVX2 [[gnu::target("avx2,fma"), gnu::always_inline]] inline
 
@@ -259,6 +260,7 @@ PAWL_AVX2 void inner_products(Filled const& x, std::int64_t begin, float const* 
 
 #undef PAWL_AVX2
 
+}  // namespace products
 }  // namespace v0
 }  // namespace pawl
 #endif

@@ -14,6 +14,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 
 /// The products of avx2.hpp for processors with AVX-512: vectors of 16 numbers, of which a mask can
 /// leave out those that do not exist, and 32 registers.
@@ -290,6 +291,7 @@ PAWL_AVX512 void inner_products(Rows const& x, std::int64_t begin, float const* 
 #undef PAWL_AVX512
 #undef PAWL_AVX512_ISA
 
+}  // namespace products
 }  // namespace v0
 }  // namespace pawl
 #endif

@@ -11,6 +11,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 
 /// A left factor [rows, depth] of any strides.
 struct Left {
@@ -55,5 +56,6 @@ inline void add_nothing(std::int64_t rows, std::int64_t width, Destination to) {
   for (std::int64_t r = 0; r < rows; ++r, to.y += to.stride) std::fill_n(to.y, width, 0.0f);
 }
 
+}  // namespace products
 }  // namespace v0
 }  // namespace pawl

@@ -10,6 +10,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 
 /// Shows a product of pawl to LibTorch's profilers, where one listens: as `pawl::mm` of a [n, k]
 /// and b [k, m], either of which may be given transposed.
@@ -96,15 +97,18 @@ inline void multiply_transposed(float const* x, std::int64_t rows, std::int64_t 
   f(x, rows, depth, w, outputs, bias, to);
 }
 
-/// Calls f with the memory of this thread's sparse products.
+/// The sparse products of this thread, which keep their memory.
+template <class Instructions>
+SparseProduct<Instructions>& sparse_product() {
+  thread_local SparseProduct<Instructions> product;
+  return product;
+}
+
+/// Calls f with those for the instructions of this processor.
 template <class F>
 auto with_sparse_product(F&& f) {
-  if (kernels() == Kernels::avx512) {
-    thread_local SparseProduct<avx512::Sparse> product;
-    return f(product);
-  }
-  thread_local SparseProduct<avx2::Sparse> product;
-  return f(product);
+  if (kernels() == Kernels::avx512) return f(sparse_product<avx512::Sparse>());
+  return f(sparse_product<avx2::Sparse>());
 }
 
 inline Factor factor(Tensor const& m) {
@@ -137,5 +141,6 @@ inline double density(Tensor const& rows, std::int64_t outputs) {
 #endif
 }
 
+}  // namespace products
 }  // namespace v0
 }  // namespace pawl

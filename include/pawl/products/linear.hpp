@@ -7,6 +7,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 
 // The three matrix products of a linear layer, for the rows of a training step.
 //
@@ -35,8 +36,8 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
     }
     if (is_small(x, w.size(0), many_rows, w, y)) {
       ShownProduct const shown(x, false, w, true);
-      pawl::multiply_transposed(x.const_data_ptr<float>(), x.size(0), x.size(1),
-                                w.const_data_ptr<float>(), w.size(0), b, to);
+      products::multiply_transposed(x.const_data_ptr<float>(), x.size(0), x.size(1),
+                                    w.const_data_ptr<float>(), w.size(0), b, to);
       return;
     }
   }
@@ -60,8 +61,8 @@ inline void input_gradient(Tensor& y, Tensor const& d, Tensor const& w) {
     }
     if (is_small(d, d.size(1), many_rows_of_inputs(), w, y)) {
       ShownProduct const shown(d, false, w, false);
-      pawl::multiply({d.const_data_ptr<float>(), d.size(0), d.size(1), 1}, d.size(1),
-                     w.const_data_ptr<float>(), w.size(1), false, to);
+      products::multiply({d.const_data_ptr<float>(), d.size(0), d.size(1), 1}, d.size(1),
+                         w.const_data_ptr<float>(), w.size(1), false, to);
       return;
     }
   }
@@ -124,13 +125,13 @@ struct LayerGradient {
     ShownProduct const shown(d, true, x, false);
     Destination const to{y.mutable_data_ptr<float>(), y.size(1), add, static_cast<float>(factor)};
     if (left_out == Zeros::not_used) {
-      pawl::multiply({d.const_data_ptr<float>(), d.size(1), 1, d.size(1)}, d.size(0),
-                     x.const_data_ptr<float>(), x.size(1), true, to);
+      products::multiply({d.const_data_ptr<float>(), d.size(1), 1, d.size(1)}, d.size(0),
+                         x.const_data_ptr<float>(), x.size(1), true, to);
     } else {
       auto const turned = left_out == Zeros::of_x;
       auto const &left = turned ? x : d, &right = turned ? d : x;
       with_sparse_product([&](auto& p) {
-        p.run(factor_transposed(left), pawl::factor(right), nullptr, to, turned);
+        p.run(factor_transposed(left), products::factor(right), nullptr, to, turned);
       });
     }
     y.unsafeGetTensorImpl()->bump_version();  // graphs that need the old values notice
@@ -141,6 +142,10 @@ struct LayerGradient {
 #endif
   }
 };
+
+}  // namespace products
+
+using products::LayerGradient;
 
 }  // namespace v0
 }  // namespace pawl

@@ -14,6 +14,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 
 /// A factor [rows, columns] of any strides, of which one is 1.
 struct Factor {
@@ -29,7 +30,7 @@ struct Factor {
 /// black ground, and what a ReLU has closed, on its way forward and back. A row of the product is a
 /// sum of rows of the right factor, of which a panel stays in the first cache; sums run through
 /// depth from the first number on. What a zero leaves out is not looked at, be it infinite.
-template <class Kernels>
+template <class Instructions>
 class SparseProduct {
  public:
   /// The share of numbers that are not zero in some rows of [rows, columns].
@@ -40,7 +41,7 @@ class SparseProduct {
       auto const* row = all.a + i * all.rows / some * all.stride;
       for (std::int64_t c = 0; c < all.columns; c += depth_at_once) {
         std::uint64_t mask;
-        Kernels::mask({row + c, 1, std::min(depth_at_once, all.columns - c), 0}, &mask);
+        Instructions::mask({row + c, 1, std::min(depth_at_once, all.columns - c), 0}, &mask);
         filled += __builtin_popcountll(mask);
       }
     }
@@ -70,7 +71,7 @@ class SparseProduct {
         }
         auto* const sums = room(sums_, left.rows * width_);
         sum_up(add, right, bias, {sums, width_});
-        auto const put = transposed ? Kernels::put_transposed : Kernels::put;
+        auto const put = transposed ? Instructions::put_transposed : Instructions::put;
         put({sums, left.rows, columns_, width_}, here);
       }
       left.a += rows_at_once * left.row_stride;
@@ -79,7 +80,7 @@ class SparseProduct {
   }
 
  private:
-  static constexpr std::int64_t lanes = Kernels::lanes;
+  static constexpr std::int64_t lanes = Instructions::lanes;
   static constexpr std::int64_t depth_at_once = 64;  // a bit of a mask each; a panel's rows
   static constexpr std::int64_t rows_at_once = 512;
   static constexpr std::int64_t widest = 9;  // vectors of a panel's row: they fit into registers
@@ -87,7 +88,7 @@ class SparseProduct {
   using AddRows = void (*)(MaskedRows, float const* panel, RowSums sums);
   template <std::size_t... V>
   static constexpr AddRows for_vectors(std::index_sequence<V...>) {
-    return Kernels::template add_rows<V...>;
+    return Instructions::template add_rows<V...>;
   }
   template <std::size_t... W>
   static constexpr std::array<AddRows, widest> for_widths(std::index_sequence<W...>) {
@@ -117,12 +118,12 @@ class SparseProduct {
       auto* const masks = masks_.data() + begin / depth_at_once * left.rows;
       MaskedRows rows{left.at(0, begin), left.rows, left.row_stride, masks};
       if (copy) {
-        Kernels::put_transposed({rows.a, depth, rows.rows, left.column_stride},
-                                {copy, depth_at_once});
+        Instructions::put_transposed({rows.a, depth, rows.rows, left.column_stride},
+                                     {copy, depth_at_once});
         rows.a = copy, rows.stride = depth_at_once;
         copy += rows.rows * depth_at_once;
       }
-      Kernels::mask({rows.a, rows.rows, depth, rows.stride}, masks);
+      Instructions::mask({rows.a, rows.rows, depth, rows.stride}, masks);
       blocks_.push_back(rows);
     }
   }
@@ -131,7 +132,7 @@ class SparseProduct {
   void sum_up(AddRows add, Factor const& right, float const* bias, RowSums sums) {
     auto* const panel = room(panel_, depth_at_once * width_);
     if (bias) {
-      Kernels::put({bias + first_, blocks_.front().rows, columns_, 0}, {sums.y, sums.stride});
+      Instructions::put({bias + first_, blocks_.front().rows, columns_, 0}, {sums.y, sums.stride});
       sums.go_on = true;
     }
     std::int64_t begin = 0;
@@ -139,9 +140,9 @@ class SparseProduct {
       auto const depth = std::min(depth_at_once, right.rows - begin);
       auto const* b = right.at(begin, first_);
       if (right.column_stride == 1) {
-        Kernels::put({b, depth, columns_, right.row_stride}, {panel, width_});
+        Instructions::put({b, depth, columns_, right.row_stride}, {panel, width_});
       } else {
-        Kernels::put_transposed({b, columns_, depth, right.column_stride}, {panel, width_});
+        Instructions::put_transposed({b, columns_, depth, right.column_stride}, {panel, width_});
       }
       add(block, panel, sums);
       sums.go_on = true;
@@ -155,6 +156,7 @@ class SparseProduct {
   std::vector<Line> left_, panel_, sums_;
 };
 
+}  // namespace products
 }  // namespace v0
 }  // namespace pawl
 #endif

@@ -12,6 +12,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 namespace avx2 {
 
 /// The kernels of sparse.hpp for AVX2.
@@ -90,8 +91,10 @@ struct Sparse {
                                                                  Destination const& to,
                                                                  std::index_sequence<I...>,
                                                                  std::index_sequence<Q...>) {
-    auto const *a = from.a, *const last = a + (from.rows - 1) * from.stride;
-    Eight v[] = {load_some(std::min(a + I * from.stride, last), from.columns)...};
+    auto const row = [&](std::int64_t i) {
+      return from.a + std::min(i, from.rows - 1) * from.stride;
+    };
+    Eight v[] = {load_some(row(I), from.columns)...};
     interleave(v[0], v[1], v[2], v[3]), interleave(v[4], v[5], v[6], v[7]);
     (regroup(v[Q], v[Q + 4]), ...);
     ((static_cast<std::int64_t>(I) < from.columns
@@ -122,6 +125,7 @@ struct Sparse {
 };
 
 }  // namespace avx2
+}  // namespace products
 }  // namespace v0
 }  // namespace pawl
 

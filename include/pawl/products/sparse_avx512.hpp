@@ -12,6 +12,7 @@
 
 namespace pawl {
 inline namespace v0 {
+namespace products {
 namespace avx512 {
 
 /// The kernels of sparse.hpp for AVX-512.
@@ -95,9 +96,11 @@ struct Sparse {
                                                                    Destination const& to,
                                                                    std::index_sequence<I...>,
                                                                    std::index_sequence<Q...>) {
-    auto const *a = from.a, *const last = a + (from.rows - 1) * from.stride;
+    auto const row = [&](std::int64_t i) {
+      return from.a + std::min(i, from.rows - 1) * from.stride;
+    };
     auto const mask = first(from.columns);
-    Sixteen v[] = {load(std::min(a + I * from.stride, last), mask)...};
+    Sixteen v[] = {load(row(I), mask)...};
     (interleave(v[4 * Q], v[4 * Q + 1], v[4 * Q + 2], v[4 * Q + 3]), ...);
     (regroup(v[Q], v[Q + 4], v[Q + 8], v[Q + 12]), ...);
     ((static_cast<std::int64_t>(I) < from.columns
@@ -144,6 +147,7 @@ struct Sparse {
 };
 
 }  // namespace avx512
+}  // namespace products
 }  // namespace v0
 }  // namespace pawl
 
