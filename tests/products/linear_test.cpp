@@ -151,13 +151,13 @@ struct Case {
   Factor factor;
 };
 
-template <class Kernels>
-void check_sparse_product(std::int64_t rows, std::int64_t depth, std::int64_t columns) {
+void check_sparse_product(SparseKernels const& kernels, std::int64_t rows, std::int64_t depth,
+                          std::int64_t columns) {
   CAPTURE(rows);
   CAPTURE(depth);
   CAPTURE(columns);
   auto const bias = normal({columns}, 7);
-  SparseProduct<Kernels> product;
+  SparseProduct product(kernels);
   for (int bits = 0; bits < 8; ++bits) {
     bool const left_transposed = bits & 1, right_transposed = bits & 2, turned = bits & 4;
     CAPTURE(bits);
@@ -194,9 +194,9 @@ TEST_CASE("sparse products agree with those in double precision, however factors
   for (std::int64_t const rows : {1, 7, 8, 17, 64, 515}) {
     for (std::int64_t const depth : {1, 5, 63, 64, 65, 130}) {
       for (std::int64_t const columns : {1, 7, 16, 17, 72, 73, 144, 145, 300}) {
-        check_sparse_product<avx2::Sparse>(rows, depth, columns);
+        check_sparse_product(sparse_kernels<avx2::Sparse>(), rows, depth, columns);
         if (kernels() == Kernels::avx512) {
-          check_sparse_product<avx512::Sparse>(rows, depth, columns);
+          check_sparse_product(sparse_kernels<avx512::Sparse>(), rows, depth, columns);
         }
       }
     }

@@ -98,17 +98,10 @@ inline void multiply_transposed(float const* x, std::int64_t rows, std::int64_t 
 }
 
 /// The sparse products of this thread, which keep their memory.
-template <class Instructions>
-SparseProduct<Instructions>& sparse_product() {
-  thread_local SparseProduct<Instructions> product;
+inline SparseProduct& sparse_product() {
+  thread_local SparseProduct product(kernels() == Kernels::avx512 ? sparse_kernels<avx512::Sparse>()
+                                                                  : sparse_kernels<avx2::Sparse>());
   return product;
-}
-
-/// Calls f with those for the instructions of this processor.
-template <class F>
-auto with_sparse_product(F&& f) {
-  if (kernels() == Kernels::avx512) return f(sparse_product<avx512::Sparse>());
-  return f(sparse_product<avx2::Sparse>());
 }
 
 inline Factor factor(Tensor const& m) {
@@ -133,9 +126,7 @@ inline double density(Tensor const& rows, std::int64_t outputs) {
   constexpr std::int64_t few = 32;
   auto const n = rows.size(0), columns = rows.size(1);
   if (n < sparse_rows || columns < few || outputs < few || !leaves_out_zeros()) return 1;
-  return with_sparse_product([&](auto const& product) {
-    return product.density({rows.const_data_ptr<float>(), n, columns, columns});
-  });
+  return sparse_product().density({rows.const_data_ptr<float>(), n, columns, columns});
 #else
   return static_cast<void>(rows), static_cast<void>(outputs), 1;
 #endif

@@ -31,7 +31,7 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
     Destination const to{y.mutable_data_ptr<float>(), y.size(1)};
     if (density(x, w.size(0)) < most_filled(x.size(0), 0)) {
       ShownProduct const shown(x, false, w, true);
-      with_sparse_product([&](auto& p) { p.run(factor(x), factor_transposed(w), b, to); });
+      sparse_product().run(factor(x), factor_transposed(w), b, to);
       return;
     }
     if (is_small(x, w.size(0), many_rows, w, y)) {
@@ -56,7 +56,7 @@ inline void input_gradient(Tensor& y, Tensor const& d, Tensor const& w) {
     Destination const to{y.mutable_data_ptr<float>(), y.size(1)};
     if (density(d, w.size(1)) < most_filled(d.size(0), 4)) {
       ShownProduct const shown(d, false, w, false);
-      with_sparse_product([&](auto& p) { p.run(factor(d), factor(w), nullptr, to); });
+      sparse_product().run(factor(d), factor(w), nullptr, to);
       return;
     }
     if (is_small(d, d.size(1), many_rows_of_inputs(), w, y)) {
@@ -130,9 +130,7 @@ struct LayerGradient {
     } else {
       auto const turned = left_out == Zeros::of_x;
       auto const &left = turned ? x : d, &right = turned ? d : x;
-      with_sparse_product([&](auto& p) {
-        p.run(factor_transposed(left), products::factor(right), nullptr, to, turned);
-      });
+      sparse_product().run(factor_transposed(left), products::factor(right), nullptr, to, turned);
     }
     y.unsafeGetTensorImpl()->bump_version();  // graphs that need the old values notice
     return true;

@@ -26,22 +26,54 @@ struct Factor {
   }
 };
 
+/// Vectors of a panel's row, at most: so many sums of a row fit into registers.
+constexpr std::int64_t widest_panel = 9;
+
+/// The kernels for a set of instructions: those of `avx2::Sparse`, or `avx512::Sparse`.
+struct SparseKernels {
+  using AddRows = void (*)(MaskedRows left, float const* panel, RowSums sums);
+
+  std::int64_t lanes = 0;  ///< numbers of a vector
+  void (*mask)(Rectangle rows, std::uint64_t* masks) = nullptr;
+  void (*put)(Rectangle from, Destination to) = nullptr;
+  void (*put_transposed)(Rectangle from, Destination to) = nullptr;
+  std::array<AddRows, widest_panel> add_rows{};  ///< for panels of 1, 2, ... vectors
+};
+
+template <class Instructions, std::size_t... V>
+constexpr SparseKernels::AddRows add_rows_of(std::index_sequence<V...>) {
+  return Instructions::template add_rows<V...>;
+}
+template <class Instructions, std::size_t... W>
+constexpr SparseKernels kernels_of(std::index_sequence<W...>) {
+  return {Instructions::lanes,
+          Instructions::mask,
+          Instructions::put,
+          Instructions::put_transposed,
+          {add_rows_of<Instructions>(std::make_index_sequence<W + 1>())...}};
+}
+template <class Instructions>
+constexpr SparseKernels sparse_kernels() {
+  return kernels_of<Instructions>(std::make_index_sequence<widest_panel>());
+}
+
 /// Products that leave out the zeros of their left factor, number by number: those of images on a
 /// black ground, and what a ReLU has closed, on its way forward and back. A row of the product is a
 /// sum of rows of the right factor, of which a panel stays in the first cache; sums run through
 /// depth from the first number on. What a zero leaves out is not looked at, be it infinite.
-template <class Instructions>
 class SparseProduct {
  public:
+  explicit SparseProduct(SparseKernels const& kernels) : kernels_(kernels) {}
+
   /// The share of numbers that are not zero in some rows of [rows, columns].
-  static double density(Rectangle const& all) {
+  double density(Rectangle const& all) const {
     auto const some = std::min<std::int64_t>(all.rows, 8);
     std::int64_t filled = 0;
     for (std::int64_t i = 0; i < some; ++i) {
       auto const* row = all.a + i * all.rows / some * all.stride;
-      for (std::int64_t c = 0; c < all.columns; c += depth_at_once) {
+      for (std::int64_t c = 0; c < all.columns; c += panel_depth) {
         std::uint64_t mask;
-        Instructions::mask({row + c, 1, std::min(depth_at_once, all.columns - c), 0}, &mask);
+        kernels_.mask({row + c, 1, std::min(panel_depth, all.columns - c), 0}, &mask);
         filled += __builtin_popcountll(mask);
       }
     }
@@ -53,8 +85,8 @@ class SparseProduct {
   /// is not 1 is copied.
   void run(Factor left, Factor const& right, float const* bias, Destination to,
            bool transposed = false) {
-    auto const vectors = (right.columns + lanes - 1) / lanes;
-    auto const panels = (vectors + widest - 1) / widest;
+    auto const lanes = kernels_.lanes, vectors = (right.columns + lanes - 1) / lanes;
+    auto const panels = (vectors + widest_panel - 1) / widest_panel;
     for (auto rest = left.rows; rest > 0; rest -= rows_at_once) {
       left.rows = std::min(rest, rows_at_once);
       mask(left);
@@ -62,7 +94,7 @@ class SparseProduct {
         auto const begin = vectors * p / panels, width = vectors * (p + 1) / panels - begin;
         first_ = begin * lanes, width_ = width * lanes;
         columns_ = std::min(width_, right.columns - first_);
-        auto const add = add_rows[static_cast<std::size_t>(width - 1)];
+        auto const add = kernels_.add_rows[static_cast<std::size_t>(width - 1)];
         auto here = to;
         here.y += first_ * (transposed ? to.stride : 1);
         if (!transposed && !to.add && columns_ == width_) {  // sums may lie where they belong
@@ -71,7 +103,7 @@ class SparseProduct {
         }
         auto* const sums = room(sums_, left.rows * width_);
         sum_up(add, right, bias, {sums, width_});
-        auto const put = transposed ? Instructions::put_transposed : Instructions::put;
+        auto const put = transposed ? kernels_.put_transposed : kernels_.put;
         put({sums, left.rows, columns_, width_}, here);
       }
       left.a += rows_at_once * left.row_stride;
@@ -80,21 +112,8 @@ class SparseProduct {
   }
 
  private:
-  static constexpr std::int64_t lanes = Instructions::lanes;
-  static constexpr std::int64_t depth_at_once = 64;  // a bit of a mask each; a panel's rows
+  static constexpr std::int64_t panel_depth = 64;  // a bit of a mask each; a panel's rows
   static constexpr std::int64_t rows_at_once = 512;
-  static constexpr std::int64_t widest = 9;  // vectors of a panel's row: they fit into registers
-
-  using AddRows = void (*)(MaskedRows, float const* panel, RowSums sums);
-  template <std::size_t... V>
-  static constexpr AddRows for_vectors(std::index_sequence<V...>) {
-    return Instructions::template add_rows<V...>;
-  }
-  template <std::size_t... W>
-  static constexpr std::array<AddRows, widest> for_widths(std::index_sequence<W...>) {
-    return {for_vectors(std::make_index_sequence<W + 1>())...};
-  }
-  static constexpr auto add_rows = for_widths(std::make_index_sequence<widest>());
 
   struct alignas(64) Line {
     float numbers[16];
@@ -108,48 +127,48 @@ class SparseProduct {
 
   /// Rows of 64 numbers of the left factor, one block of depth after another, and their masks.
   void mask(Factor const& left) {
-    auto const blocks = (left.columns + depth_at_once - 1) / depth_at_once;
+    auto const blocks = (left.columns + panel_depth - 1) / panel_depth;
     masks_.resize(static_cast<std::size_t>(blocks * left.rows));
     blocks_.clear();
-    auto* copy =
-        left.column_stride == 1 ? nullptr : room(left_, blocks * left.rows * depth_at_once);
-    for (std::int64_t begin = 0; begin < left.columns; begin += depth_at_once) {
-      auto const depth = std::min(depth_at_once, left.columns - begin);
-      auto* const masks = masks_.data() + begin / depth_at_once * left.rows;
+    auto* copy = left.column_stride == 1 ? nullptr : room(left_, blocks * left.rows * panel_depth);
+    for (std::int64_t begin = 0; begin < left.columns; begin += panel_depth) {
+      auto const depth = std::min(panel_depth, left.columns - begin);
+      auto* const masks = masks_.data() + begin / panel_depth * left.rows;
       MaskedRows rows{left.at(0, begin), left.rows, left.row_stride, masks};
       if (copy) {
-        Instructions::put_transposed({rows.a, depth, rows.rows, left.column_stride},
-                                     {copy, depth_at_once});
-        rows.a = copy, rows.stride = depth_at_once;
-        copy += rows.rows * depth_at_once;
+        kernels_.put_transposed({rows.a, depth, rows.rows, left.column_stride},
+                                {copy, panel_depth});
+        rows.a = copy, rows.stride = panel_depth;
+        copy += rows.rows * panel_depth;
       }
-      Instructions::mask({rows.a, rows.rows, depth, rows.stride}, masks);
+      kernels_.mask({rows.a, rows.rows, depth, rows.stride}, masks);
       blocks_.push_back(rows);
     }
   }
 
   /// The present panel's columns of the product.
-  void sum_up(AddRows add, Factor const& right, float const* bias, RowSums sums) {
-    auto* const panel = room(panel_, depth_at_once * width_);
+  void sum_up(SparseKernels::AddRows add, Factor const& right, float const* bias, RowSums sums) {
+    auto* const panel = room(panel_, panel_depth * width_);
     if (bias) {
-      Instructions::put({bias + first_, blocks_.front().rows, columns_, 0}, {sums.y, sums.stride});
+      kernels_.put({bias + first_, blocks_.front().rows, columns_, 0}, {sums.y, sums.stride});
       sums.go_on = true;
     }
     std::int64_t begin = 0;
     for (auto const& block : blocks_) {
-      auto const depth = std::min(depth_at_once, right.rows - begin);
+      auto const depth = std::min(panel_depth, right.rows - begin);
       auto const* b = right.at(begin, first_);
       if (right.column_stride == 1) {
-        Instructions::put({b, depth, columns_, right.row_stride}, {panel, width_});
+        kernels_.put({b, depth, columns_, right.row_stride}, {panel, width_});
       } else {
-        Instructions::put_transposed({b, columns_, depth, right.column_stride}, {panel, width_});
+        kernels_.put_transposed({b, columns_, depth, right.column_stride}, {panel, width_});
       }
       add(block, panel, sums);
       sums.go_on = true;
-      begin += depth_at_once;
+      begin += panel_depth;
     }
   }
 
+  SparseKernels kernels_;
   std::int64_t first_ = 0, columns_ = 0, width_ = 0;  // of the present panel
   std::vector<MaskedRows> blocks_;
   std::vector<std::uint64_t> masks_;
