@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <pawl/core/optimizer_catalogue.hpp>
-#include <pawl/strategies/catalogue.hpp>
+#include <strategies/compiled.hpp>
 
 namespace bench {
 
@@ -55,7 +55,7 @@ void add(std::vector<Knob>& all, std::string const& section, pawl::Options optio
 
 void add_names(std::vector<Knob>& all, Config& c) {
   using pawl::Options;
-  auto strategies = pawl::strategy_names();
+  auto strategies = compiled::strategy_names();
   strategies.insert(strategies.begin(), reference_names.begin(), reference_names.end());
   std::string known;
   for (auto const& name : strategies) known += (known.empty() ? "" : " | ") + name;
@@ -110,7 +110,7 @@ std::vector<std::string> spellings(std::vector<Knob> const& all) {
   auto const inner = key.substr(key.rfind(strategy_section, 0) == 0 ? strategy_section.size() : 0);
   auto const prefix = inner.substr(0, inner.find('.'));
   auto const name = prefix.substr(0, prefix.find_last_not_of("0123456789") + 1);
-  auto const strategies = pawl::strategy_names();
+  auto const strategies = compiled::strategy_names();
   auto const known = std::find(strategies.begin(), strategies.end(), name) != strategies.end();
   auto const listed = std::any_of(all.begin(), all.end(), [&](Knob const& knob) {
     return knob.section == strategy_section + prefix;
@@ -168,7 +168,7 @@ std::string Config::strategy_text() const {
 
 void Config::set_strategies(std::string const& text) {
   auto const names = split(text);
-  auto known = pawl::strategy_names();
+  auto known = compiled::strategy_names();
   known.insert(known.begin(), reference_names.begin(), reference_names.end());
   pawl::require(!names.empty(), "no strategy is named; use naive for none");
   strategies.clear();
@@ -185,7 +185,7 @@ void Config::set_strategies(std::string const& text) {
                   pawl::suggestion(name, known));
     auto const number = ++count[name];
     auto const prefix = number == 1 ? name : name + std::to_string(number);
-    strategies.push_back({prefix, pawl::make_strategy(name)});
+    strategies.push_back({prefix, compiled::make_strategy(name)});
   }
 }
 

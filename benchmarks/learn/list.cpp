@@ -6,7 +6,7 @@
 
 #include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/memory/catalogue.hpp>
-#include <pawl/strategies/catalogue.hpp>
+#include <strategies/compiled.hpp>
 
 #include "commands.hpp"
 #include "experiment.hpp"
@@ -82,9 +82,9 @@ Family streams() {
 Family strategies() {
   static std::vector<pawl::AnyStrategy> all;
   Family family{"strategies", "strategy", {}};
-  for (auto const& entry : pawl::strategy_catalogue()) all.push_back(entry.make());
-  for (std::size_t i = 0; i < pawl::strategy_catalogue().size(); ++i) {
-    auto const& entry = pawl::strategy_catalogue()[i];
+  for (auto const& entry : compiled::strategy_catalogue()) all.push_back(entry.make());
+  for (std::size_t i = 0; i < compiled::strategy_catalogue().size(); ++i) {
+    auto const& entry = compiled::strategy_catalogue()[i];
     family.entries.push_back({entry.name, entry.about, std::string("--") + entry.name + ".",
                               described(all[i]), all[i].record().hooks});
   }
@@ -269,7 +269,7 @@ std::string config_help(Config& config) {
   text += section_help(config, "Evaluation", "evaluation");
   for (auto const& s : config.strategies) {
     std::string about;
-    for (auto const& entry : pawl::strategy_catalogue()) {
+    for (auto const& entry : compiled::strategy_catalogue()) {
       if (entry.name == s.strategy.type_name()) about = entry.about;
     }
     text += section_help(config, "Strategy '" + s.prefix + "': " + about, "strategy." + s.prefix);

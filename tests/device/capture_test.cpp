@@ -15,6 +15,9 @@
 #include <utility>
 #include <vector>
 
+#include <pawl/strategies/der.hpp>
+#include <pawl/strategies/replay.hpp>
+
 #include "fake_device.hpp"
 #include "toy.hpp"
 

@@ -11,6 +11,7 @@
 #include <pawl/importance/sensitivity.hpp>
 #include <pawl/models/slim_resnet18.hpp>
 #include <pawl/models/small_cnn.hpp>
+#include <pawl/strategies/replay.hpp>
 
 #include "toy.hpp"
 

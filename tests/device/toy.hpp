@@ -17,7 +17,7 @@
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/metrics/evaluate.hpp>
-#include <pawl/strategies/catalogue.hpp>
+#include <strategies/compiled.hpp>
 
 namespace toy {
 
@@ -72,7 +72,7 @@ inline AnyOptimizer optimizer_named(std::string const& name) {
 }
 
 inline AnyStrategy configured(std::string const& name) {
-  auto strategy = make_strategy(name);
+  auto strategy = compiled::make_strategy(name);
   for (auto const& option : options_of(strategy).all()) {
     if (option.name == "capacity") set_option(strategy, "capacity", "30");
     if (option.name == "strength") set_option(strategy, "strength", "0.5");
@@ -119,7 +119,7 @@ inline Run run(std::string const& strategy, std::string const& kind, torch::Devi
 }
 
 inline std::vector<std::string> all_strategies() {
-  auto names = strategy_names();
+  auto names = compiled::strategy_names();
   names.emplace_back("naive");
   return names;
 }

@@ -18,13 +18,16 @@
 #include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
+#include <pawl/memory/catalogue.hpp>
 #include <pawl/metrics/evaluate.hpp>
-#include <pawl/strategies/catalogue.hpp>
 #include <pawl/stream/joint.hpp>
+#include <strategies/compiled.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
 using namespace pawl;
+using compiled::make_strategy;
+using compiled::strategy_names;
 
 namespace {
 

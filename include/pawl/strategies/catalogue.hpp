@@ -4,9 +4,9 @@
 #include <string_view>
 #include <vector>
 
-#include "../core/any_learner.hpp"
 #include "a_gem.hpp"
 #include "der.hpp"
+#include "entry.hpp"
 #include "er_ace.hpp"
 #include "ewc.hpp"
 #include "lwf.hpp"
@@ -17,18 +17,6 @@
 
 namespace pawl {
 inline namespace v0 {
-
-/// A strategy that can be chosen by name.
-struct StrategyEntry {
-  char const* name;
-  char const* about;
-  AnyStrategy (*make)();
-};
-
-template <class S>
-constexpr StrategyEntry strategy_entry() {
-  return {S::name, S::about, [] { return AnyStrategy(S{}); }};
-}
 
 /// Every strategy of pawl, with its defaults. A strategy of yours works without an entry; one is
 /// only needed to choose it by name.
@@ -41,19 +29,12 @@ inline c10::ArrayRef<StrategyEntry> strategy_catalogue() {
   return all;
 }
 
-inline std::vector<std::string> strategy_names() {
-  std::vector<std::string> names;
-  for (auto const& entry : strategy_catalogue()) names.push_back(entry.name);
-  return names;
-}
+inline std::vector<std::string> strategy_names() { return strategy_names(strategy_catalogue()); }
 
 /// The strategy of that name with its defaults; throws `Error` with the nearest name when there is
 /// none.
 inline AnyStrategy make_strategy(std::string_view name) {
-  for (auto const& entry : strategy_catalogue()) {
-    if (entry.name == name) return entry.make();
-  }
-  fail("there is no strategy '", name, "'", suggestion(name, strategy_names()));
+  return make_strategy(name, strategy_catalogue());
 }
 
 }  // namespace v0
