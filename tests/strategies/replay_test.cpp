@@ -19,7 +19,6 @@
 #include <pawl/strategies/lwf.hpp>
 #include <pawl/strategies/ncm.hpp>
 #include <pawl/strategies/replay.hpp>
-#include <pawl/strategies/si.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -438,18 +437,6 @@ TEST_CASE("the draws of DER++ pass one after the other: BatchNorm sees x, x' and
   for (std::size_t i = 0; i < net->buffers().size(); ++i) {
     CHECK(net->buffers()[i].equal(by_hand->buffers()[i]));
   }
-}
-
-TEST_CASE("labels replayed apart are supervised: path importance sees them, and not the error") {
-  // g_task is the same whether the replayed rows share the forward pass or not.
-  auto const run = [](std::string const& forward) {
-    Learner learner{network(), Sgd{.lr = 0.05}, with(DerPlusPlus{}, {{"forward", forward}}), Si{}};
-    learner.fit(blobs(0, {0, 1}), {.batch_size = 8});
-    return learner.context().task_gradient.clone();
-  };
-  auto const joint = run("joint");
-  CHECK(joint.norm().item<double>() > 0);
-  CHECK(distance(joint, run("separate")) < 1e-12);
 }
 
 // ---- dark replay ----
