@@ -1,20 +1,17 @@
 #pragma once
 
-// What is learned, by hand and with pawl.
+// What makes the two sides of a work: a loop by hand and a learner of pawl.
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
-#include <vector>
 
-#include "penalty_loops.hpp"
-#include "replay_loops.hpp"
-#include "tasks.hpp"
+#include "loop.hpp"
+#include "works.hpp"
 
+#include <pawl/core/learner.hpp>
 #include <pawl/models/mlp.hpp>
-#include <pawl/models/slim_resnet18.hpp>
 
 namespace peers {
 
@@ -23,24 +20,6 @@ using Clock = std::chrono::steady_clock;
 inline double seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
-
-/// Where the time of an experience went.
-struct Seconds {
-  double steps, end;
-};
-
-/// One side of a comparison: learns an experience of a task, and predicts.
-struct Side {
-  std::function<Seconds(std::size_t)> learn;
-  std::function<Tensor(Tensor const&)> logits;  ///< of inputs, in eval mode
-};
-
-struct Work {
-  std::string name, task;
-  std::int64_t batch;
-  double lr;
-  std::function<Side(Task const&, Work const&, std::uint64_t seed)> by_hand, pawl;
-};
 
 /// `network` makes a network from a seed.
 template <class Loop>
@@ -71,6 +50,11 @@ struct LastStep {
   void step(pawl::Context const&) { time = Clock::now(); }
 };
 
+/// The network of peers::mlp.
+inline pawl::Mlp own_mlp(pawl::Seed seed) {
+  return pawl::Mlp(784, 10, pawl::MlpOptions{.hidden = {400, 400}}, seed);
+}
+
 /// `model` makes a module from a seed.
 template <class Model, class... S>
 auto with_pawl(Model model, S... strategies) {
@@ -87,32 +71,6 @@ auto with_pawl(Model model, S... strategies) {
               return {seconds(start, last.time), seconds(last.time, Clock::now())};
             },
             [learner](Tensor const& x) { return learner->scores(x); }};
-  };
-}
-
-inline std::vector<Work> all_works() {
-  auto const mlp = [](pawl::Seed seed) {
-    return pawl::Mlp(784, 10, pawl::MlpOptions{.hidden = {400, 400}}, seed);
-  };
-  auto const cnn = [](pawl::Seed seed) {
-    return pawl::SlimResNet18(3, 10, pawl::SlimResNet18Options{}, seed);
-  };
-  auto const cnn_by_hand = [cnn](std::uint64_t seed) { return Network(cnn(pawl::Seed{seed})); };
-  pawl::Ewc ewc;
-  ewc.strength = 20;
-  ewc.fisher = {.labels = pawl::FisherLabels::empirical, .samples = 200};
-  pawl::Replay const replay{.batch = 10};
-  return {
-      {"er", "split_mnist", 10, 0.05, by_hand<Er>(), with_pawl(mlp, replay)},
-      {"ewc", "permuted_mnist", 128, 0.1, by_hand<Ewc>(), with_pawl(mlp, ewc)},
-      {"naive", "split_mnist", 128, 0.05, by_hand<Naive>(), with_pawl(mlp)},
-      {"lwf", "split_mnist", 128, 0.05, by_hand<Lwf>(), with_pawl(mlp, pawl::Lwf{})},
-      {"si", "split_mnist", 128, 0.05, by_hand<Si>(), with_pawl(mlp, pawl::Si{})},
-      {"a_gem", "split_mnist", 128, 0.05, by_hand<AGem>(),
-       with_pawl(mlp, pawl::AGem{.memory = pawl::Reservoir{}, .batch = 128})},
-      {"derpp", "split_mnist", 128, 0.05, by_hand<DerPlusPlus>(),
-       with_pawl(mlp, pawl::DerPlusPlus{})},
-      {"er_cnn", "split_cifar10", 10, 0.03, by_hand<Er>(cnn_by_hand), with_pawl(cnn, replay)},
   };
 }
 

@@ -13,7 +13,9 @@
 #include "loop.hpp"
 
 #include <pawl/data/cifar.hpp>
-#include <pawl/pawl.hpp>
+#include <pawl/data/idx.hpp>
+#include <pawl/stream/permute_pixels.hpp>
+#include <pawl/stream/split_classes.hpp>
 
 namespace peers {
 
