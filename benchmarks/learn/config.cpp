@@ -177,12 +177,13 @@ void Config::set_strategies(std::string const& text) {
   for (auto const& name : names) {
     auto const is = [&](std::string const& other) { return other == name; };
     if (std::any_of(reference_names.begin(), reference_names.end(), is)) {
-      pawl::require(names.size() == 1, "'", name, "' is a way to train of its own; name it alone");
+      pawl::require(names.size() == 1,
+                    {"'", name, "' is a way to train of its own; name it alone"});
       reference = name;
       continue;
     }
-    pawl::require(std::any_of(known.begin(), known.end(), is), "there is no strategy '", name, "'",
-                  pawl::suggestion(name, known));
+    pawl::require(std::any_of(known.begin(), known.end(), is),
+                  {"there is no strategy '", name, "'", pawl::suggestion(name, known)});
     auto const number = ++count[name];
     auto const prefix = number == 1 ? name : name + std::to_string(number);
     strategies.push_back({prefix, compiled::make_strategy(name)});

@@ -86,8 +86,9 @@ torch::Device device_of(std::string const& name) {
   if (name != "cpu" && name.rfind("cuda", 0) != 0) {
     throw UsageError("there is no device '" + name + "'" + pawl::suggestion(name, {"cpu", "cuda"}));
   }
-  pawl::require(name == "cpu" || at::hasCUDA(), "device is '", name,
-                "' but this LibTorch finds no CUDA device; use --device cpu");
+  pawl::require(
+      name == "cpu" || at::hasCUDA(),
+      {"device is '", name, "' but this LibTorch finds no CUDA device; use --device cpu"});
   try {
     return torch::Device(name);
   } catch (c10::Error const&) {

@@ -23,7 +23,7 @@ struct Entry {
   std::string name;
   std::string about;
   std::string prefix;  ///< of its flags, "--" included
-  std::vector<pawl::Option> options;
+  pawl::OptionList options;
   std::vector<std::string> hooks = {};  ///< of a strategy
 };
 
@@ -67,7 +67,7 @@ std::map<std::string, std::string> const metric_texts{
 };
 
 template <class T>
-std::vector<pawl::Option> described(T& component) {
+pawl::OptionList described(T& component) {
   return pawl::options_of(component).all();
 }
 

@@ -36,8 +36,8 @@ std::filesystem::path protocol_folder(std::string const& given) {
   for (auto const& folder : candidates) {
     if (std::filesystem::is_directory(folder, error)) return folder;
   }
-  pawl::fail("there is no folder of protocols at '", candidates.back().string(),
-             "'; give it with --protocols DIR (benchmarks/protocols of the sources)");
+  pawl::fail({"there is no folder of protocols at '", candidates.back().string(),
+              "'; give it with --protocols DIR (benchmarks/protocols of the sources)"});
 }
 
 Target target_of(toml::table const& table, std::vector<Assignment> const& shared,
@@ -59,8 +59,8 @@ Target target_of(toml::table const& table, std::vector<Assignment> const& shared
            : band == "at_least" ? Target::Band::at_least
                                 : Target::Band::two_sided;
   pawl::require(band == "range" || band == "at_least" || (band == "two-sided" && t.deviation()),
-                path, ": the band of '", t.id,
-                "' must be range, at_least, or two-sided with a spread over runs");
+                {path, ": the band of '", t.id,
+                 "' must be range, at_least, or two-sided with a spread over runs"});
   t.forgetting = table["forgetting"].value<double>();
   t.forgetting_low = table["forgetting_band"][0].value_or(0.0);
   t.forgetting_high = table["forgetting_band"][1].value_or(1.0);
@@ -79,8 +79,8 @@ std::vector<Target> read_protocol(std::filesystem::path const& path) {
   try {
     file = toml::parse_file(path.string());
   } catch (toml::parse_error const& error) {
-    pawl::fail(path.string(), ", line ", error.source().begin.line, ": ",
-               std::string(error.description()));
+    pawl::fail({path.string(), ", line ", error.source().begin.line, ": ",
+                std::string(error.description())});
   }
   std::vector<Assignment> shared;
   if (auto const* config = file["config"].as_table())
@@ -143,7 +143,7 @@ std::vector<Target> read_protocols(std::string const& given) {
   for (auto const& file : files) {
     for (auto& target : read_protocol(file)) all.push_back(std::move(target));
   }
-  pawl::require(!all.empty(), "the folder of protocols '", folder.string(), "' holds no targets");
+  pawl::require(!all.empty(), {"the folder of protocols '", folder.string(), "' holds no targets"});
   std::stable_sort(all.begin(), all.end(),
                    [](auto const& a, auto const& b) { return rank(a) < rank(b); });
   return all;

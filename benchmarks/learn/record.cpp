@@ -13,17 +13,12 @@
 #include <pawl/version.hpp>
 
 #include "commands.hpp"
+#include "revision.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <torch/version.h>
-
-#ifndef PAWL_REVISION_HEADER
-#define PAWL_GIT_REVISION "unknown"
-#else
-#include PAWL_REVISION_HEADER
-#endif
 
 namespace bench {
 
@@ -93,7 +88,7 @@ Json summary_json(pawl::Summary const& s) {
 
 }  // namespace
 
-std::string version_text() { return "pawl-bench " + pawl_version + " (" + PAWL_GIT_REVISION + ")"; }
+std::string version_text() { return "pawl-bench " + pawl_version + " (" + git_revision() + ")"; }
 
 Json config_json(Config& config) {
   auto json = Json::object();
@@ -117,7 +112,7 @@ Json header_record(Config& config, std::vector<pawl::StrategyRecord> const& stra
                     {"hooks", strategies[i].hooks}});
   }
   return {{"record", "header"},          {"schema", 1},
-          {"pawl", pawl_version},        {"git_revision", PAWL_GIT_REVISION},
+          {"pawl", pawl_version},        {"git_revision", git_revision()},
           {"compiler", compiler},        {"libtorch", TORCH_VERSION},
           {"device", config.run.device}, {"threads", config.run.threads},
           {"strategies", list},          {"config", config_json(config)}};
@@ -211,15 +206,16 @@ OutputFile::OutputFile(std::filesystem::path path, bool force, std::string flag)
     path_ = path_.parent_path() / std::filesystem::read_symlink(path_, error);
   }
   auto const status = std::filesystem::status(path_, error);
-  pawl::require(!std::filesystem::is_directory(status), flag_, " ", path_.string(),
-                " is a folder; give the name of a file");
-  pawl::require(force || !std::filesystem::is_regular_file(status), flag_, " ", path_.string(),
-                " exists already; give another name, or --force to replace it");
+  pawl::require(!std::filesystem::is_directory(status),
+                {flag_, " ", path_.string(), " is a folder; give the name of a file"});
+  pawl::require(
+      force || !std::filesystem::is_regular_file(status),
+      {flag_, " ", path_.string(), " exists already; give another name, or --force to replace it"});
   auto const direct = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
   part_ = direct ? path_.string() : path_.string() + ".part" + std::to_string(::getpid());
   file_.open(part_, std::ios::trunc);
-  pawl::require(file_.is_open(), flag_, " ", path_.string(),
-                " cannot be written: ", std::strerror(errno));
+  pawl::require(file_.is_open(),
+                {flag_, " ", path_.string(), " cannot be written: ", std::strerror(errno)});
 }
 
 OutputFile::~OutputFile() {
@@ -235,8 +231,8 @@ void OutputFile::line(Json const& record) {
 }
 
 void OutputFile::check_written() {
-  pawl::require(file_.good(), flag_, " ", path_.string(),
-                " could not be written: ", std::strerror(errno));
+  pawl::require(file_.good(),
+                {flag_, " ", path_.string(), " could not be written: ", std::strerror(errno)});
 }
 
 void OutputFile::finish() {
@@ -252,12 +248,12 @@ void OutputFile::finish() {
   if (!force_ && ::link(part_.c_str(), path_.c_str()) == 0) return;
   if (!force_ && errno == EEXIST) {
     auto const kept = std::exchange(part_, std::filesystem::path());
-    pawl::fail(flag_, " ", path_.string(), " has appeared during the run; the results are in ",
-               kept.string());
+    pawl::fail({flag_, " ", path_.string(), " has appeared during the run; the results are in ",
+                kept.string()});
   }
   std::error_code error;
   std::filesystem::rename(part_, path_, error);
-  pawl::require(!error, flag_, " ", path_.string(), " could not be written: ", error.message());
+  pawl::require(!error, {flag_, " ", path_.string(), " could not be written: ", error.message()});
 }
 
 }  // namespace bench

@@ -128,7 +128,7 @@ void compare(peers::Tasks& tasks, Work const& work, Arguments const& arguments,
 Work const& find(std::vector<Work> const& works, std::string const& name) {
   auto const found =
       std::find_if(works.begin(), works.end(), [&](Work const& work) { return work.name == name; });
-  pawl::require(found != works.end(), "there is no work '", name, "'");
+  pawl::require(found != works.end(), {"there is no work '", name, "'"});
   return *found;
 }
 

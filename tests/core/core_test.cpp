@@ -6,6 +6,7 @@
 #include <locale>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -145,6 +146,22 @@ struct SavesAt {
 };
 
 }  // namespace
+
+TEST_CASE("a message is its parts, one after another") {
+  std::string const text = "text";
+  auto const x = torch::zeros({2, 3}, torch::kFloat64);
+  CHECK(text_of({text, " ", std::string_view("view"), " ", 1, " ", 2U, " ", std::int64_t{-3}, " ",
+                 text.size(), " ", 5LL, " ", 0.25, " ", 1e30, " ", true}) ==
+        "text view 1 2 -3 4 5 0.25 1e+30 1");
+  CHECK(text_of({x.sizes(), ", ", x.dtype(), ", ", torch::kInt64, ", ", x.device(), ", ",
+                 torch::Device(torch::kCUDA, 1)}) == "[2, 3], Double, Long, cpu, cuda:1");
+  CHECK(text_of({"", text, MessagePart{}, ""}) == text);
+  CHECK_THROWS_WITH_AS(fail({"no ", 1}), "pawl: no 1", Error);
+  CHECK_THROWS_WITH_AS(fail("no"), "pawl: no", Error);
+  CHECK_THROWS_WITH_AS(require(false, {"no ", 1}), "pawl: no 1", Error);
+  CHECK_THROWS_WITH_AS(require(false, "no"), "pawl: no", Error);
+  CHECK_NOTHROW(require(true, {"no ", 1}));
+}
 
 TEST_CASE("naive training is bit for bit the loop one would write by hand") {
   auto const experience = blobs();

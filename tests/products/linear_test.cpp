@@ -401,7 +401,7 @@ struct ScaledImpl : nn::Module, Chained {
     layer->weight.copy_(normal({40, 64}, 11)), layer->bias.copy_(normal({40}, 12));
   }
   Tensor forward(Tensor const& x) { return layer->forward(x) * scale; }
-  std::vector<ChainLayer> chain() const override { return {{layer->weight, layer->bias}}; }
+  ChainLayers chain() const override { return {{layer->weight, layer->bias}}; }
 
   nn::Linear layer{nullptr};
   double scale = 1;

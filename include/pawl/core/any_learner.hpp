@@ -61,7 +61,7 @@ class AnyStrategy {
     virtual void plan_end_of_step(Context&) = 0;
     virtual std::vector<std::string> not_capturable() const = 0;
     virtual Tensor loss(Context&) = 0;
-    virtual std::vector<std::pair<std::string, Tensor>> penalties(Context&) = 0;
+    virtual Named<Tensor> penalties(Context&) = 0;
     virtual void closed_form_values(Context&) = 0;
     virtual void edit_gradient(Context&) = 0;
     virtual void after_step(Context&, Of) = 0;
@@ -95,9 +95,7 @@ class AnyStrategy {
     void plan_end_of_step(Context& c) override { Set::plan_end_of_step(c); }
     std::vector<std::string> not_capturable() const override { return Set::not_capturable(); }
     Tensor loss(Context& c) override { return Set::loss(c); }
-    std::vector<std::pair<std::string, Tensor>> penalties(Context& c) override {
-      return Set::penalties(c);
-    }
+    Named<Tensor> penalties(Context& c) override { return Set::penalties(c); }
     void closed_form_values(Context& c) override { Set::closed_form_values(c); }
     void edit_gradient(Context& c) override { Set::edit_gradient(c); }
     void after_step(Context& c, Of which) override { Set::after_step(c, which); }
@@ -132,13 +130,13 @@ struct StrategyList {
     for (auto const& s : strategies) {
       auto const name = s.type_name();
       if (s.self_->owns_loss()) {
-        require(!has_loss, "the strategies '", loss_owner, "' and '", name,
-                "' both own  loss(Context&); keep one of them");
+        require(!has_loss, {"the strategies '", loss_owner, "' and '", name,
+                            "' both own  loss(Context&); keep one of them"});
         has_loss = true, loss_owner = name;
       }
       if (s.self_->owns_scores()) {
-        require(!has_scores, "the strategies '", scores_owner, "' and '", name,
-                "' both own  scores(Context&, Tensor); keep one of them");
+        require(!has_scores, {"the strategies '", scores_owner, "' and '", name,
+                              "' both own  scores(Context&, Tensor); keep one of them"});
         has_scores = true, scores_owner = name;
       }
       wants_task_gradient = wants_task_gradient || s.self_->needs_own_gradient();
@@ -182,8 +180,8 @@ struct StrategyList {
     }
     return {};
   }
-  std::vector<std::pair<std::string, Tensor>> penalties(Context& c) {
-    std::vector<std::pair<std::string, Tensor>> all;
+  Named<Tensor> penalties(Context& c) {
+    Named<Tensor> all;
     for (auto& s : strategies) {
       for (auto& value : s.self_->penalties(c)) all.push_back(std::move(value));
     }

@@ -21,7 +21,7 @@ struct Span {
 
   bool operator==(Span const&) const = default;
 };
-using Layout = std::vector<Span>;
+using Layout = c10::SmallVector<Span, 0>;
 
 /// Copies `old` [P] into a new flat tensor of another layout: parameters are matched by name, and
 /// where one has grown, its leading rows keep their bits and the new ones come from `fill` [P'], as
@@ -141,8 +141,8 @@ class Archive {
     auto const loaded = [&](std::string const& name) {
       require(std::find(loaded_.begin(), loaded_.end(), name) != loaded_.end() ||
                   name.compare(0, except.size(), except) == 0,
-              "the checkpoint has '", name, "', for which this learner has no place; build the ",
-              "same learner first");
+              {"the checkpoint has '", name, "', for which this learner has no place; build the ",
+               "same learner first"});
     };
     for (auto const& item : tensors) loaded(item.key());
     for (auto const& name : texts.names) loaded(name);

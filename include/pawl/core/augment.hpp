@@ -70,7 +70,7 @@ inline Tensor augmented_lines(Tensor const& images, Tensor const& views) {
 /// Images [n, C, H, W] as `views` [n, 3] say, which lie beside them: pixel (y, x) is the one that
 /// was at (y + down, x + right), 0 outside of the image; a mirrored one is turned round after that.
 inline Tensor augmented(Tensor const& images, Tensor const& views) {
-  require(images.dim() == 4, "augment: images must be [n, C, H, W], not ", images.sizes());
+  require(images.dim() == 4, {"augment: images must be [n, C, H, W], not ", images.sizes()});
   if (images.is_cpu() && images.is_contiguous() && images.scalar_type() == torch::kUInt8) {
     return augmented_lines(images, views);
   }

@@ -64,7 +64,7 @@ inline std::string header_of(Archive const& archive, std::vector<Tensor> const& 
     auto const type = tensor->scalar_type();
     auto const* known = std::find_if(std::begin(dtype_names), std::end(dtype_names),
                                      [&](auto const& d) { return d.dtype == type; });
-    require(known != std::end(dtype_names), "cannot save '", entry.key(), "' of type ", type);
+    require(known != std::end(dtype_names), {"cannot save '", entry.key(), "' of type ", type});
     std::string shape;
     for (auto const extent : tensor->sizes()) {
       shape += (shape.empty() ? "" : ",") + std::to_string(extent);
@@ -161,7 +161,7 @@ inline Archive read_checkpoint(std::string const& path) {
     });
     require(reader.finished() && used == data.size(), "bad header");
   } catch (std::exception const&) {
-    fail("the checkpoint '", path, "' is truncated or altered; use another copy");
+    fail({"the checkpoint '", path, "' is truncated or altered; use another copy"});
   }
   return archive;
 }

@@ -75,13 +75,13 @@ class Context {
   std::vector<Tensor> shard_logits;  ///< with shards: detached logits of each one's fresh rows
   std::int64_t step_rows = 0;        ///< rows of the whole step, over all shards and parts
   std::int64_t default_rows = 0;     ///< those of them with the default weight: R
-  Tensor step_labels;      ///< [n] int64 (host) of the step's rows of any weight but 0, over all
-                           ///< shards; set for active = batch
-  double task_factor = 1;  ///< multiplies the supervised loss of this step; `extend` may set it
-  Tensor task_loss;        ///< [] supervised loss of the step, detached
-  Tensor task_gradient;    ///< [P] gradient of the supervised loss alone, of the present block as
-                           ///< `weights`; set for hooks of strategies that need it
-  std::vector<std::pair<std::string, Tensor>> penalties;  ///< strategy and value [] of this step
+  Tensor step_labels;       ///< [n] int64 (host) of the step's rows of any weight but 0, over all
+                            ///< shards; set for active = batch
+  double task_factor = 1;   ///< multiplies the supervised loss of this step; `extend` may set it
+  Tensor task_loss;         ///< [] supervised loss of the step, detached
+  Tensor task_gradient;     ///< [P] gradient of the supervised loss alone, of the present block as
+                            ///< `weights`; set for hooks of strategies that need it
+  Named<Tensor> penalties;  ///< strategy and value [] of this step
 
   /// Logits [B, C] (detached) that the training forward gave the fresh rows of the step.
   Tensor fresh_logits() const {

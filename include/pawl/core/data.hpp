@@ -81,8 +81,8 @@ inline Dataset concatenate(std::vector<Dataset> const& sets) {
   bool one_source = true, with_tasks = true;
   for (auto const& set : sets) {
     require(set.source->shape == all.source->shape && set.source->dtype == all.source->dtype,
-            "concatenate: '", set.source->name, "' and '", all.source->name,
-            "' store rows of different shape or type");
+            {"concatenate: '", set.source->name, "' and '", all.source->name,
+             "' store rows of different shape or type"});
     one_source = one_source && set.source == all.source;
     with_tasks = with_tasks && set.tasks.defined();
     rows.push_back(set.rows);
@@ -118,8 +118,8 @@ inline Dataset concatenate(std::vector<Dataset> const& sets) {
     std::vector<std::vector<std::int64_t>> where(parts.size()), which(parts.size());
     for (std::int64_t i = 0; i < flat.numel(); ++i) {
       auto const after = std::upper_bound(starts.begin(), starts.end(), row[i]);
-      require(row[i] >= 0 && after != starts.end(), "row ", row[i], " of a union of ",
-              starts.back(), " rows");
+      require(row[i] >= 0 && after != starts.end(),
+              {"row ", row[i], " of a union of ", starts.back(), " rows"});
       auto const k = static_cast<std::size_t>(after - starts.begin() - 1);
       where[k].push_back(i);
       which[k].push_back(row[i] - starts[k]);

@@ -45,12 +45,12 @@ inline Tensor read_file(std::string const& path) {
   auto const opened = Closed{std::fopen(path.c_str(), "rb")};
   struct stat status {};
   auto const known = opened.file != nullptr && ::fstat(::fileno(opened.file), &status) == 0;
-  require(known, path, ": cannot be read (", std::strerror(errno), "); check the path");
-  require(S_ISREG(status.st_mode), path, ": cannot be read (it is no file); check the path");
+  require(known, {path, ": cannot be read (", std::strerror(errno), "); check the path"});
+  require(S_ISREG(status.st_mode), {path, ": cannot be read (it is no file); check the path"});
   auto bytes = torch::empty({static_cast<std::int64_t>(status.st_size)}, torch::kUInt8);
   auto const size = bytes.nbytes();
   auto const got = size == 0 ? 0 : std::fread(bytes.data_ptr(), 1, size, opened.file);
-  require(got == size, path, ": only ", got, " of ", size, " bytes could be read; try again");
+  require(got == size, {path, ": only ", got, " of ", size, " bytes could be read; try again"});
   return bytes;
 }
 
@@ -63,7 +63,7 @@ inline void write_file_whole(std::string const& path, std::vector<std::string_vi
     auto const reason = std::string(std::strerror(errno));
     if (file >= 0) ::close(file);
     if (created) ::unlink(aside.c_str());
-    fail("cannot ", what, " '", path, "': ", reason);
+    fail({"cannot ", what, " '", path, "': ", reason});
   };
   if (!created) give_up("create");
   for (auto piece : pieces) {

@@ -133,9 +133,10 @@ class Learner {
   /// Writes everything that training depends on; may be called by an observer in the middle of an
   /// experience.
   void save(std::string const& path) {
-    require(context_.step >= context_.planned_until, "save was called by an observer in step ",
-            context_.step, " while steps up to ", context_.planned_until,
-            " are planned already; an observer that saves must not say only_losses");
+    require(context_.step >= context_.planned_until,
+            {"save was called by an observer in step ", context_.step, " while steps up to ",
+             context_.planned_until,
+             " are planned already; an observer that saves must not say only_losses"});
     rebind();
     Archive archive(Archive::Mode::save);
     state(archive);
@@ -179,9 +180,10 @@ class Learner {
   void roll_back(Snapshot const& snapshot) {
     rebind();
     auto& c = context_;
-    require(snapshot.layout == c.arena.layout(),
-            "roll_back: the snapshot is of another model, or was taken before this one grew; load ",
-            "a checkpoint instead");
+    require(
+        snapshot.layout == c.arena.layout(),
+        {"roll_back: the snapshot is of another model, or was taken before this one grew; load ",
+         "a checkpoint instead"});
     torch::NoGradGuard no_grad;
     c.arena.weights().copy_(snapshot.weights);
     auto const buffers = c.model.module->buffers();
@@ -190,7 +192,7 @@ class Learner {
 
   /// "mlp + sgd + replay {extend, after_step}": what this learner was found to be.
   std::string text() const {
-    auto text = c10::str(context_.model.module->name(), " + ", component_name(optimizer_));
+    auto text = text_of({context_.model.module->name(), " + ", component_name(optimizer_)});
     for (auto const& record : records()) {
       text += " + " + record.name + " {";
       for (auto const& hook : record.hooks) {
@@ -235,9 +237,10 @@ class Learner {
     check_options(training, "training");
     check_experience(experience);
     check_training(training, experience.train);
-    require(!resuming_ || c.index == experience.index, "the checkpoint was written in experience ",
-            c.index, " but fit was called with experience ", experience.index,
-            "; continue with experience ", c.index);
+    require(!resuming_ || c.index == experience.index,
+            {"the checkpoint was written in experience ", c.index,
+             " but fit was called with experience ", experience.index,
+             "; continue with experience ", c.index});
     rebind();
     Plan const plan(experience.train.size(), training, c.seed, experience.index);
     check_batches(*c.model.module, plan, training.shards, experience.index);
@@ -265,8 +268,9 @@ class Learner {
     auto const& c = context_;
     Plan plan(rows, c.training, c.seed, c.index);
     check_batches(*c.model.module, plan, c.training.shards, c.index);
-    require(!resuming_ || plan_ == plan.text(), "experience ", c.index, " was started with ", plan_,
-            " and cannot be continued with ", plan.text(), "; give the same Training and data");
+    require(!resuming_ || plan_ == plan.text(),
+            {"experience ", c.index, " was started with ", plan_, " and cannot be continued with ",
+             plan.text(), "; give the same Training and data"});
     plan_ = plan.text();
     resuming_ = false;
     return plan;
@@ -381,8 +385,9 @@ class Learner {
     auto composition = text();
     auto const mine = composition;
     a("composition", composition);
-    require(composition == mine, "the checkpoint was written by '", composition,
-            "' but this learner is '", mine, "'; build the same composition first");
+    require(composition == mine,
+            {"the checkpoint was written by '", composition, "' but this learner is '", mine,
+             "'; build the same composition first"});
     context_.state(a);
     a("in_experience", in_experience_);
     a("plan", plan_);

@@ -58,8 +58,8 @@ Tensor run_module(nn::Module const& module, Tensor const& x, F&& f) {
   try {
     return f();
   } catch (c10::Error const& error) {
-    fail("the model '", module.name(), "' failed on inputs ", x.sizes(), " ", x.scalar_type(), ": ",
-         error.what_without_backtrace(), "; give rows of the shape that it was built for");
+    fail({"the model '", module.name(), "' failed on inputs ", x.sizes(), " ", x.scalar_type(),
+          ": ", error.what_without_backtrace(), "; give rows of the shape that it was built for"});
   }
 }
 

@@ -51,16 +51,18 @@ inline void check_model(Archive const& a, nn::Module const& module, Heads heads)
     auto const& name = item.key();
     auto const& here = item.value();
     auto const* stored = a.tensors.find(name);
-    require(stored != nullptr, "the checkpoint has no '", name,
-            "', which this model has; build the same model first");
-    require(fits(*stored, here, may_grow(name)), "the checkpoint's '", name, "' ", stored->sizes(),
-            " ", stored->scalar_type(), " does not fit this model, where it is ", here.sizes(), " ",
-            here.scalar_type(), "; build the same model first");
+    require(stored != nullptr, {"the checkpoint has no '", name,
+                                "', which this model has; build the same model first"});
+    require(fits(*stored, here, may_grow(name)),
+            {"the checkpoint's '", name, "' ", stored->sizes(), " ", stored->scalar_type(),
+             " does not fit this model, where it is ", here.sizes(), " ", here.scalar_type(),
+             "; build the same model first"});
   }
   for (auto const& item : a.tensors) {
     auto const& name = item.key();
-    require(name.rfind("model.", 0) != 0 || live.contains(name) || may_grow(name),
-            "the checkpoint has '", name, "', which this model lacks; build the same model first");
+    require(
+        name.rfind("model.", 0) != 0 || live.contains(name) || may_grow(name),
+        {"the checkpoint has '", name, "', which this model lacks; build the same model first"});
   }
 }
 

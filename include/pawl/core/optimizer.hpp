@@ -115,7 +115,7 @@ struct Sgd {
   // State: written by `step`.
   Tensor velocity{};                  ///< [P]
   std::vector<std::int64_t> steps{};  ///< taken by each parameter
-  std::vector<Run> runs{};            ///< of the present step
+  Runs runs{};                        ///< of the present step
 
  private:
   void descend(Tensor w, Tensor const& g) const {
@@ -234,7 +234,7 @@ struct AdamFamily {
   // State: written by `step`.
   Tensor first{}, second{};           ///< [P] moments
   std::vector<std::int64_t> steps{};  ///< taken by each parameter
-  std::vector<Run> runs{};            ///< of the present step
+  Runs runs{};                        ///< of the present step
   std::vector<double> factors{};      ///< of each run: lr / (1 - b1^t), sqrt(1 - b2^t)
   Tensor there{};  ///< the same on the device, where steps are planned; undefined on the host
   Tensor spare{};  ///< a buffer

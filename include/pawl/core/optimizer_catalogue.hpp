@@ -140,7 +140,7 @@ inline AnyOptimizer make_optimizer(std::string_view name) {
   for (auto const& entry : optimizer_catalogue()) {
     if (entry.name == name) return entry.make();
   }
-  fail("there is no optimizer '", name, "'", suggestion(name, optimizer_names()));
+  fail({"there is no optimizer '", name, "'", suggestion(name, optimizer_names())});
 }
 
 }  // namespace v0

@@ -33,8 +33,8 @@ struct Range {
   }
   std::string text() const {
     if (std::isinf(low) && std::isinf(high)) return "any number";
-    if (std::isinf(high)) return c10::str(open_low ? "> " : ">= ", low);
-    return c10::str(open_low ? "(" : "[", low, ", ", high, open_high ? ")" : "]");
+    if (std::isinf(high)) return text_of({open_low ? "> " : ">= ", low});
+    return text_of({open_low ? "(" : "[", low, ", ", high, open_high ? ")" : "]"});
   }
 };
 inline Range at_least(double low) { return {.low = low}; }
@@ -72,6 +72,8 @@ struct Option {
   std::size_t choice(std::string const& text) const;
   void assign_value(std::string const& text) const;
 };
+
+using OptionList = c10::SmallVector<Option, 0>;
 
 /// Collects the knobs of a component. Every component describes its options once, in
 /// `void describe(Options&)`; flags, config keys, help, docs and defaults all come from there.
@@ -135,8 +137,8 @@ class Options {
     option.replace = std::move(set);
   }
 
-  std::vector<Option> const& all() const& { return all_; }
-  std::vector<Option> all() && { return std::move(all_); }
+  OptionList const& all() const& { return all_; }
+  OptionList all() && { return std::move(all_); }
 
  private:
   Option& add(std::string name, Option::Kind kind, std::string values, std::string help,
@@ -159,7 +161,7 @@ class Options {
     return option;
   }
 
-  std::vector<Option> all_;
+  OptionList all_;
 };
 
 /// A text as a number, whatever the program's locale; false when it is something else.
@@ -239,8 +241,8 @@ inline std::string Option::get() const {
 
 inline std::size_t Option::choice(std::string const& text) const {
   auto const found = std::find(choices.begin(), choices.end(), text);
-  require(found != choices.end(), "option '", name, "' has no value '", text, "'",
-          suggestion(text, choices));
+  require(found != choices.end(),
+          {"option '", name, "' has no value '", text, "'", suggestion(text, choices)});
   return static_cast<std::size_t>(found - choices.begin());
 }
 
@@ -253,7 +255,7 @@ inline void Option::set(std::string const& text) const {
   try {
     assign_value(text);
   } catch (Error const&) {
-    fail("option '", name, "' is '", text, "' but must be ", values);
+    fail({"option '", name, "' is '", text, "' but must be ", values});
   }
 }
 
@@ -316,7 +318,7 @@ void set_option(Component& component, std::string_view name, std::string const& 
     if (option.name == name) return option.set(value);
     names.push_back(option.name);
   }
-  fail("there is no option '", name, "'", suggestion(name, names));
+  fail({"there is no option '", name, "'", suggestion(name, names)});
 }
 
 /// Throws `Error` when a member holds a value outside its range. For values set in C++.
@@ -327,7 +329,7 @@ void check_options(Component& component, std::string_view owner) {
     try {
       option.set(option.get());
     } catch (Error const& error) {
-      fail(owner, ": ", std::string_view(error.what()).substr(6));
+      fail({owner, ": ", std::string_view(error.what()).substr(6)});
     }
   }
 }

@@ -63,8 +63,8 @@ struct Batch {
   Tensor x;       ///< [N, ...] network inputs; set when all strategies have extended the batch
   Tensor y{};     ///< [N] int64, on the device of the model
   Tensor task{};  ///< [N] int64 on the host, or undefined
-  std::int64_t fresh = 0;   ///< number of fresh rows; they come first
-  std::vector<Part> parts;  ///< parts[0] holds the fresh rows
+  std::int64_t fresh = 0;           ///< number of fresh rows; they come first
+  c10::SmallVector<Part, 2> parts;  ///< parts[0] holds the fresh rows
 
   std::int64_t size() const { return parts.empty() ? 0 : parts.back().begin + parts.back().size; }
 

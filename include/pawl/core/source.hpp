@@ -43,16 +43,17 @@ inline void copy_rows(Tensor const& from, Tensor const& rows, Tensor const& to) 
   auto const wanted = rows.contiguous();
   auto const* row = wanted.data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < wanted.numel(); ++i, target += bytes) {
-    require(row[i] >= 0 && row[i] < held, "row ", row[i], " of a data set of ", held, " rows");
+    require(row[i] >= 0 && row[i] < held, {"row ", row[i], " of a data set of ", held, " rows"});
     std::memcpy(target, source + static_cast<std::size_t>(row[i]) * bytes, bytes);
   }
 }
 
 /// A source that is held in memory: x [N, ...] of any type on any device, y [N] int64.
 inline std::shared_ptr<Source const> resident(Tensor x, Tensor y, std::string name = "tensors") {
-  require(x.dim() >= 1 && y.dim() == 1 && x.size(0) == y.size(0), name, ": ", x.sizes(),
-          " inputs and ", y.sizes(), " labels do not pair up; give x [N, ...] and y [N]");
-  require(!y.is_floating_point(), name, ": labels must be integers, but are ", y.dtype());
+  require(x.dim() >= 1 && y.dim() == 1 && x.size(0) == y.size(0),
+          {name, ": ", x.sizes(), " inputs and ", y.sizes(),
+           " labels do not pair up; give x [N, ...] and y [N]"});
+  require(!y.is_floating_point(), {name, ": labels must be integers, but are ", y.dtype()});
   x = x.detach().contiguous();
   auto source = std::make_shared<Source>();
   source->name = std::move(name);
@@ -84,8 +85,9 @@ struct Normalise {
     if (mean.size() == 1 && deviation.size() == 1) return (x - mean[0]) / deviation[0];
     if (mean.empty()) return x;
     std::vector<std::int64_t> shape(static_cast<std::size_t>(x.dim()), 1);
-    require(x.dim() >= 2 && x.size(1) == static_cast<std::int64_t>(mean.size()),
-            "normalise: ", mean.size(), " means for inputs ", x.sizes(), "; give one per channel");
+    require(
+        x.dim() >= 2 && x.size(1) == static_cast<std::int64_t>(mean.size()),
+        {"normalise: ", mean.size(), " means for inputs ", x.sizes(), "; give one per channel"});
     shape[1] = x.size(1);
     auto const options = x.options().dtype(torch::kFloat64).device(torch::kCPU);
     auto const shift = torch::tensor(mean, options).view(shape).to(dtype);

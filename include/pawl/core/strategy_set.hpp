@@ -144,8 +144,8 @@ struct StrategySet {
     return value;
   }
   /// Values of the penalties that autograd differentiates; undefined ones are left out.
-  std::vector<std::pair<std::string, Tensor>> penalties(Context& c) {
-    std::vector<std::pair<std::string, Tensor>> values;
+  Named<Tensor> penalties(Context& c) {
+    Named<Tensor> values;
     each([&](auto& s) {
       using T = std::remove_cvref_t<decltype(s)>;
       if constexpr (HasPenalty<T>) {

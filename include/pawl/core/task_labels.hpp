@@ -39,8 +39,9 @@ class TaskLabels {
   void state(Archive& a) {
     a("tasks", tasks_);
     a("labels", labels_);
-    require(tasks_.size() == labels_.size(), "the checkpoint has ", tasks_.size(), " task ids for ",
-            labels_.size(), " labels; use another copy");
+    require(tasks_.size() == labels_.size(),
+            {"the checkpoint has ", tasks_.size(), " task ids for ", labels_.size(),
+             " labels; use another copy"});
   }
 
   bool operator==(TaskLabels const&) const = default;

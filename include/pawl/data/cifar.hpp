@@ -34,14 +34,15 @@ struct CifarLayout {
 inline Tensor cifar_rows(std::string const& file, CifarLayout const& layout) {
   auto const width = static_cast<std::int64_t>(layout.ranges.size()) + 3 * 32 * 32;
   auto const bytes = read_bytes(file);
-  require(bytes.numel() > 0 && bytes.numel() % width == 0, file, ": has ", bytes.numel(),
-          " bytes, which is no positive multiple of the row size ", width,
-          "; it is truncated or no ", layout.data_set, " file, fetch it again");
+  require(bytes.numel() > 0 && bytes.numel() % width == 0,
+          {file, ": has ", bytes.numel(), " bytes, which is no positive multiple of the row size ",
+           width, "; it is truncated or no ", layout.data_set, " file, fetch it again"});
   auto rows = bytes.view({-1, width});
   for (std::size_t b = 0; b < layout.ranges.size(); ++b) {
     auto const largest = rows.select(1, static_cast<std::int64_t>(b)).max().item<std::int64_t>();
-    require(largest < layout.ranges[b], file, ": has the label ", largest, ", but labels are 0 .. ",
-            layout.ranges[b] - 1, "; is it a ", layout.data_set, " file in the binary version?");
+    require(largest < layout.ranges[b],
+            {file, ": has the label ", largest, ", but labels are 0 .. ", layout.ranges[b] - 1,
+             "; is it a ", layout.data_set, " file in the binary version?"});
   }
   return rows;
 }

@@ -30,19 +30,21 @@ inline Tensor digit_lines(std::string const& path) {
       for (; at != end && *at >= '0' && *at <= '9' && value <= most; ++at) {
         value = 10 * value + (*at - '0');
       }
-      require(at != begin && value <= most, path, ": line ", line, ", value ", column,
-              " must be an integer 0 .. ", most, "; fetch the file again");
+      require(at != begin && value <= most,
+              {path, ": line ", line, ", value ", column, " must be an integer 0 .. ", most,
+               "; fetch the file again"});
       values.push_back(value);
       auto const last = column == 65;
       if (last && at != end && *at == '\r') ++at;
       auto const separated = at != end && *at == (last ? '\n' : ',');
-      require(separated || (last && at == end), path, ": line ", line, " must have 65 values ",
-              "with commas between them, but is wrong after value ", column,
-              "; fetch the file again");
+      require(separated || (last && at == end),
+              {path, ": line ", line, " must have 65 values ",
+               "with commas between them, but is wrong after value ", column,
+               "; fetch the file again"});
       if (separated) ++at;
     }
   }
-  require(!values.empty(), path, ": is empty; fetch the file again");
+  require(!values.empty(), {path, ": is empty; fetch the file again"});
   return torch::tensor(values, torch::kUInt8).view({-1, 65});
 }
 
@@ -69,9 +71,10 @@ inline TrainTest load_digits(std::string path) {
     (number % 5 == 0 ? test : train).push_back(i);
   }
   require(
-      !train.empty() && !test.empty(), path, ": ", y.numel(),
-      " samples are too few for a training and a test set (every 5th of a class); fetch the file "
-      "again");
+      !train.empty() && !test.empty(),
+      {path, ": ", y.numel(),
+       " samples are too few for a training and a test set (every 5th of a class); fetch the file "
+       "again"});
   auto const part = [&](std::vector<std::int64_t> const& rows, char const* name) {
     auto const chosen = torch::tensor(rows, torch::kInt64);
     auto const x = lines.slice(1, 0, 64).index_select(0, chosen).view({-1, 1, 8, 8});

@@ -53,14 +53,15 @@ inline Tensor inflated(Tensor const& packed, std::string const& file) {
     made = z.next_out - out.data_ptr<std::uint8_t>();
     if (code == Z_STREAM_END) {
       if (taken == size) return out.narrow(0, 0, made);
-      require(size - taken > 2 && source[taken] == 0x1f && source[taken + 1] == 0x8b, file, ": ",
-              size - taken, " bytes follow the end of the gzip data; fetch the file again");
+      require(size - taken > 2 && source[taken] == 0x1f && source[taken + 1] == 0x8b,
+              {file, ": ", size - taken,
+               " bytes follow the end of the gzip data; fetch the file again"});
       inflateReset(&z);
     } else {
-      require(code != Z_BUF_ERROR, file,
-              ": the gzip data is truncated; fetch the file again (scripts/fetch_data)");
-      require(code == Z_OK, file, ": the gzip data is damaged (", z.msg ? z.msg : "checksum",
-              "); fetch the file again (scripts/fetch_data)");
+      require(code != Z_BUF_ERROR,
+              {file, ": the gzip data is truncated; fetch the file again (scripts/fetch_data)"});
+      require(code == Z_OK, {file, ": the gzip data is damaged (", z.msg ? z.msg : "checksum",
+                             "); fetch the file again (scripts/fetch_data)"});
     }
   }
 }

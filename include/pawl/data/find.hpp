@@ -16,8 +16,8 @@ inline std::string data_root(std::string given = {}) {
   auto const* const set = std::getenv("PAWL_DATA");
   std::string const why = !given.empty() ? "as given" : set ? "from PAWL_DATA" : "the default";
   if (given.empty()) given = set ? set : "data";
-  require(is_folder(given), "there is no data folder '", given, "' (", why,
-          "); give the folder, or set the environment variable PAWL_DATA");
+  require(is_folder(given), {"there is no data folder '", given, "' (", why,
+                             "); give the folder, or set the environment variable PAWL_DATA"});
   return given;
 }
 
@@ -30,9 +30,9 @@ inline std::string find_file(std::string const& root, std::vector<std::string> c
     if (auto path = in_folder(root, name); is_file(path)) return path;
     tried += (tried.empty() ? "" : ", ") + name;
   }
-  fail(data_set, ": not found under '", root, "' (looked for ", tried,
-       "); run  scripts/fetch_data ", data_set,
-       " FOLDER  or set PAWL_DATA to the folder that has it");
+  fail({data_set, ": not found under '", root, "' (looked for ", tried,
+        "); run  scripts/fetch_data ", data_set,
+        " FOLDER  or set PAWL_DATA to the folder that has it"});
 }
 
 }  // namespace v0

@@ -19,29 +19,32 @@ inline namespace v0 {
 inline Tensor read_idx(std::string const& file) {
   auto const bytes = read_bytes(file);
   auto const size = bytes.numel();
-  require(size >= 4, file, ": is no IDX file, it has only ", size, " bytes; fetch it again");
+  require(size >= 4, {file, ": is no IDX file, it has only ", size, " bytes; fetch it again"});
   auto const* const head = bytes.data_ptr<std::uint8_t>();
-  require(head[0] == 0 && head[1] == 0, file,
-          ": is no IDX file (its magic number does not begin with two zero bytes); fetch it again");
-  require(head[2] == 8, file, ": holds IDX elements of type ", int{head[2]},
-          ", but only unsigned bytes (type 8) are read; convert the file");
+  require(
+      head[0] == 0 && head[1] == 0,
+      {file,
+       ": is no IDX file (its magic number does not begin with two zero bytes); fetch it again"});
+  require(head[2] == 8, {file, ": holds IDX elements of type ", int{head[2]},
+                         ", but only unsigned bytes (type 8) are read; convert the file"});
   auto const dimensions = std::int64_t{head[3]};
   auto const header = 4 + 4 * dimensions;
-  require(dimensions >= 1 && size >= header, file, ": its IDX header is truncated; fetch it again");
+  require(dimensions >= 1 && size >= header,
+          {file, ": its IDX header is truncated; fetch it again"});
   std::vector<std::int64_t> shape;
   std::int64_t expected = 1;
   for (std::int64_t d = 0; d < dimensions; ++d) {
     auto const* const word = head + 4 + 4 * d;
     shape.push_back(std::int64_t{word[0]} << 24 | word[1] << 16 | word[2] << 8 | word[3]);
-    require(shape.back() > 0, file, ": dimension ", d,
-            " is 0, so it has no samples; fetch it again");
-    require(shape.back() <= (size - header) / expected, file,
-            ": is truncated, its header promises ", "more elements than its ", size - header,
-            " bytes; fetch it again");
+    require(shape.back() > 0,
+            {file, ": dimension ", d, " is 0, so it has no samples; fetch it again"});
+    require(shape.back() <= (size - header) / expected,
+            {file, ": is truncated, its header promises ", "more elements than its ", size - header,
+             " bytes; fetch it again"});
     expected *= shape.back();
   }
-  require(expected == size - header, file, ": ", size - header - expected, " bytes follow the ",
-          expected, " that its header promises; fetch it again");
+  require(expected == size - header, {file, ": ", size - header - expected, " bytes follow the ",
+                                      expected, " that its header promises; fetch it again"});
   return bytes.slice(0, header).view(shape);
 }
 
@@ -51,15 +54,16 @@ inline std::shared_ptr<Source const> load_idx(std::string const& images, std::st
                                               std::int64_t classes, std::string name) {
   auto const x = read_idx(images);
   auto const y = read_idx(labels);
-  require(x.dim() == 3, images, ": has ", x.dim(),
-          " dimensions, but images have 3 (samples, rows, columns); is it the image file?");
-  require(y.dim() == 1, labels, ": has ", y.dim(),
-          " dimensions, but labels have 1; is it the label file?");
-  require(x.size(0) == y.size(0), images, ": has ", x.size(0), " images, but ", labels, " has ",
-          y.size(0), " labels; fetch both again");
+  require(x.dim() == 3,
+          {images, ": has ", x.dim(),
+           " dimensions, but images have 3 (samples, rows, columns); is it the image file?"});
+  require(y.dim() == 1,
+          {labels, ": has ", y.dim(), " dimensions, but labels have 1; is it the label file?"});
+  require(x.size(0) == y.size(0), {images, ": has ", x.size(0), " images, but ", labels, " has ",
+                                   y.size(0), " labels; fetch both again"});
   auto const largest = y.max().item<std::int64_t>();
-  require(largest < classes, labels, ": has the label ", largest, ", but labels are 0 .. ",
-          classes - 1, "; is it the label file of this data set?");
+  require(largest < classes, {labels, ": has the label ", largest, ", but labels are 0 .. ",
+                              classes - 1, "; is it the label file of this data set?"});
   return resident(x.unsqueeze(1), y, std::move(name));
 }
 
@@ -86,9 +90,9 @@ inline TrainTest load_mnist_family(std::string const& root, std::vector<std::str
     auto const images = mnist_file(root, folders, prefix + "-images", "idx3-ubyte", data_set);
     auto source = load_idx(
         images, mnist_file(root, folders, prefix + "-labels", "idx1-ubyte", data_set), 10, name);
-    require(source->shape == std::vector<std::int64_t>{1, 28, 28}, images, ": has images of ",
-            source->shape[1], "x", source->shape[2], " pixels, but ", data_set,
-            " has 28x28; fetch it again");
+    require(source->shape == std::vector<std::int64_t>{1, 28, 28},
+            {images, ": has images of ", source->shape[1], "x", source->shape[2], " pixels, but ",
+             data_set, " has 28x28; fetch it again"});
     return source;
   };
   return {.name = data_set,

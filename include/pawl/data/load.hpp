@@ -23,7 +23,7 @@ inline std::vector<std::string> data_set_names() {
 inline TrainTest load(std::string const& name, std::string const& root = {}) {
   auto const names = data_set_names();
   if (std::find(names.begin(), names.end(), name) == names.end()) {
-    fail("there is no data set '", name, "'", suggestion(name, names));
+    fail({"there is no data set '", name, "'", suggestion(name, names)});
   }
   auto const folder = data_root(root);
   if (name == "mnist") return load_mnist(folder);

@@ -25,7 +25,7 @@ namespace detail {
 ///   (column, row) = (x cos a - y sin a + cx, x sin a + y cos a + cy),  (x, y) = (j - cx, i - cy)
 template <class F>
 void for_rotated_points(std::int64_t height, std::int64_t width, double degrees, F&& visit) {
-  require(std::isfinite(degrees), "rotate: the angle is ", degrees, "; give degrees");
+  require(std::isfinite(degrees), {"rotate: the angle is ", degrees, "; give degrees"});
   auto const turn = std::remainder(degrees, 360.0);
   auto cosine = std::cos(turn * std::numbers::pi / 180);
   auto sine = std::sin(turn * std::numbers::pi / 180);
@@ -69,9 +69,10 @@ struct Taps {
   std::int32_t index[4] = {};
   double weight[4] = {};
 };
+using TapsOfPixels = c10::SmallVector<Taps, 0>;
 
-inline std::vector<Taps> bilinear_taps(std::int64_t height, std::int64_t width, double degrees) {
-  std::vector<Taps> all;
+inline TapsOfPixels bilinear_taps(std::int64_t height, std::int64_t width, double degrees) {
+  TapsOfPixels all;
   for_rotated_points(height, width, degrees, [&](double column, double row) {
     auto const left = std::floor(column), top = std::floor(row);
     Taps taps;
@@ -89,7 +90,7 @@ inline std::vector<Taps> bilinear_taps(std::int64_t height, std::int64_t width, 
 }
 
 template <class T>
-void apply_taps(T const* from, T* to, std::int64_t planes, std::vector<Taps> const& taps) {
+void apply_taps(T const* from, T* to, std::int64_t planes, TapsOfPixels const& taps) {
   auto const area = static_cast<std::int64_t>(taps.size());
   at::parallel_for(0, planes, 64, [&](std::int64_t begin, std::int64_t end) {
     for (auto p = begin; p < end; ++p) {
@@ -112,7 +113,7 @@ void apply_taps(T const* from, T* to, std::int64_t planes, std::vector<Taps> con
 /// images.
 inline Tensor rotate(Tensor const& images, double degrees,
                      Interpolation interpolation = Interpolation::bilinear) {
-  require(images.dim() == 4, "rotate: images are ", images.sizes(), "; give [N, C, H, W]");
+  require(images.dim() == 4, {"rotate: images are ", images.sizes(), "; give [N, C, H, W]"});
   auto const height = images.size(2), width = images.size(3);
   auto const planes = images.size(0) * images.size(1);
   auto const here = images.detach().to(torch::kCPU).contiguous();

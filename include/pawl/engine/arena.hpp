@@ -45,16 +45,17 @@ class Arena {
       layout.push_back({item.key(), p.sizes().vec(), offset, p.numel()});
       offset = aligned(offset + p.numel());
     }
-    require(!parameters.empty(), "the module '", module.name(),
-            "' has no trainable parameter; give one that has, or set requires_grad");
+    require(!parameters.empty(),
+            {"the module '", module.name(),
+             "' has no trainable parameter; give one that has, or set requires_grad"});
     auto const& first = parameters.front();
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       auto const& p = parameters[i];
       require(p.is_floating_point() && p.scalar_type() == first.scalar_type() &&
                   p.device() == first.device(),
-              "parameter '", layout[i].name, "' is ", p.scalar_type(), " on ", p.device(), " but '",
-              layout[0].name, "' is ", first.scalar_type(), " on ", first.device(),
-              "; give the whole module one floating type and device with module->to(...)");
+              {"parameter '", layout[i].name, "' is ", p.scalar_type(), " on ", p.device(),
+               " but '", layout[0].name, "' is ", first.scalar_type(), " on ", first.device(),
+               "; give the whole module one floating type and device with module->to(...)"});
     }
     torch::NoGradGuard no_grad;
     weights_ = zeros_on_huge_pages(offset, first.options().requires_grad(false));

@@ -26,7 +26,7 @@ struct StepResults {
   Batch batch{};
   Tensor logits{}, task_loss{}, task_gradient{};
   std::vector<Tensor> shard_logits{};
-  std::vector<std::pair<std::string, Tensor>> penalties{};
+  Named<Tensor> penalties{};
   Arena::Gradients gradients{};
 
   static StepResults of(Context const& c) {
@@ -173,7 +173,7 @@ class CapturedSteps {
     auto const& source = *c.train.source;
     auto const device = c.arena.device();
     if (c.training.engine != Engine::compiled) return "engine = eager or reference";
-    if (!DeviceGraph::available(device)) return c10::str("LibTorch records nothing on ", device);
+    if (!DeviceGraph::available(device)) return text_of({"LibTorch records nothing on ", device});
     if (!source.reads_on_device || source.device != device) {
       return "'" + source.name + "' does not lie on the device";
     }

@@ -24,6 +24,8 @@ struct ChainLayer {
   Gate gate = Gate::none;
 };
 
+using ChainLayers = c10::SmallVector<ChainLayer, 4>;
+
 /// A module that is, as it stands, nothing but linear layers and gates can say so, and is then
 /// trained without autograd's graph.
 class Chained {
@@ -31,15 +33,15 @@ class Chained {
   virtual ~Chained() = default;
   /// The layers from the flattened inputs [N, d] to the logits; empty when it is no chain (dropout,
   /// another head, ...). Asked for at the start of every experience.
-  virtual std::vector<ChainLayer> chain() const = 0;
+  virtual ChainLayers chain() const = 0;
 };
 
 /// The layers of an `nn::Sequential` of `Linear`, `ReLU`, `Tanh`, `Sigmoid`, and `Flatten` at the
 /// front, or of a module that is `Chained`; empty for any other.
-inline std::vector<ChainLayer> chain_of(nn::Module const& module) {
+inline ChainLayers chain_of(nn::Module const& module) {
   if (auto const* chained = dynamic_cast<Chained const*>(&module)) return chained->chain();
   if (typeid(module) != typeid(nn::SequentialImpl)) return {};
-  std::vector<ChainLayer> layers;
+  ChainLayers layers;
   for (auto const& part : module.children()) {
     auto const& layer = *part;
     auto const gate = layer.name() == "torch::nn::ReLUImpl"      ? Gate::relu
@@ -225,7 +227,7 @@ class CompiledChain {
     return out;
   }
 
-  std::vector<Layer> layers_;
+  c10::SmallVector<Layer, 4> layers_;
   std::string obstacle_;
   bool verified_ = false;
   Tensor leaf_;

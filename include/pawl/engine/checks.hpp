@@ -13,66 +13,66 @@
 namespace pawl {
 inline namespace v0 {
 
-using Penalties = std::vector<std::pair<std::string, Tensor>>;
-
 /// Refuses an experience that cannot be trained on.
 inline void check_experience(Experience const& experience) {
   auto const& train = experience.train;
   auto const e = experience.index;
-  require(train.size() > 0, "experience ", e, " has no training rows; give it some");
+  require(train.size() > 0, {"experience ", e, " has no training rows; give it some"});
   auto const pairs = [&](Tensor const& column) {
     return column.defined() && column.is_cpu() && column.scalar_type() == torch::kInt64 &&
            column.sizes() == train.rows.sizes();
   };
   require(train.source && pairs(train.rows) && pairs(train.labels) &&
               (!train.tasks.defined() || pairs(train.tasks)),
-          "experience ", e, " needs a source, and int64 rows, labels and tasks (if any) of one ",
-          "length on the host; make it with make_experience or a stream");
+          {"experience ", e, " needs a source, and int64 rows, labels and tasks (if any) of one ",
+           "length on the host; make it with make_experience or a stream"});
   auto lowest = train.labels.min().item<std::int64_t>();
   for (auto const label : experience.classes) lowest = std::min(lowest, label);
-  require(lowest >= 0, "experience ", e, " has label ", lowest,
-          "; labels must be outputs of the network, 0 or above");
+  require(lowest >= 0, {"experience ", e, " has label ", lowest,
+                        "; labels must be outputs of the network, 0 or above"});
   if (!c10::isFloatingType(train.source->dtype)) return;
   auto constexpr chunk = 4096;
   for (std::int64_t begin = 0; begin < train.size(); begin += chunk) {
     auto const end = std::min<std::int64_t>(begin + chunk, train.size());
     auto const rows = train.read(torch::arange(begin, end, torch::kInt64)).stored;
-    require(rows.isfinite().all().item<bool>(), "'", train.source->name,
-            "' holds NaN or infinity in rows ", begin, " to ", end - 1, " of experience ", e,
-            "; clean the data");
+    require(rows.isfinite().all().item<bool>(),
+            {"'", train.source->name, "' holds NaN or infinity in rows ", begin, " to ", end - 1,
+             " of experience ", e, "; clean the data"});
   }
 }
 
 /// Refuses options that ask for what the data, or other options, do not have.
 inline void check_training(Training const& training, Dataset const& data) {
   require(training.lr_schedule == Schedule::milestones || training.iterations == 0,
-          "lr_schedule = cosine runs over the epochs of an experience, but iterations is ",
-          training.iterations, "; give epochs instead, or set lr_schedule = milestones");
+          {"lr_schedule = cosine runs over the epochs of an experience, but iterations is ",
+           training.iterations, "; give epochs instead, or set lr_schedule = milestones"});
   auto const& source = *data.source;
-  require(!training.augment.any() || source.shape.size() == 3, "augment: the rows of '",
-          source.name, "' have ", source.shape.size(),
-          " dimensions, but only images [C, H, W] can be cropped and flipped; leave augment_crop "
-          "and augment_flip out");
+  require(!training.augment.any() || source.shape.size() == 3,
+          {"augment: the rows of '", source.name, "' have ", source.shape.size(),
+           " dimensions, but only images [C, H, W] can be cropped and flipped; leave augment_crop "
+           "and augment_flip out"});
 }
 
 /// Refuses batches that are too small for the shards or for BatchNorm.
 inline void check_batches(nn::Module const& module, Plan const& plan, std::int64_t shards,
                           std::int64_t experience) {
   auto const rows = plan.smallest_batch();
-  require(shards <= rows, "shards is ", shards, " but the smallest batch of experience ",
-          experience, " has ", rows, " rows; choose fewer shards or set drop_last");
+  require(shards <= rows,
+          {"shards is ", shards, " but the smallest batch of experience ", experience, " has ",
+           rows, " rows; choose fewer shards or set drop_last"});
   if (rows / shards > 1) return;
   for (auto const& part : module.modules()) {
     require(part->name().find("BatchNorm") == std::string::npos || !part->is_training(),
-            "experience ", experience, " has a batch (or shard) of one row, but '", part->name(),
-            "' needs two to estimate a variance; set drop_last or another batch_size");
+            {"experience ", experience, " has a batch (or shard) of one row, but '", part->name(),
+             "' needs two to estimate a variance; set drop_last or another batch_size"});
   }
 }
 
 /// Refuses logits of the wrong shape.
 inline void check_logits(Context const& c) {
-  require(c.logits.dim() == 2 && c.logits.size(0) == c.batch.size(), "the model returned ",
-          c.logits.sizes(), " for ", c.batch.size(), " rows; it must return logits [N, C]");
+  require(c.logits.dim() == 2 && c.logits.size(0) == c.batch.size(),
+          {"the model returned ", c.logits.sizes(), " for ", c.batch.size(),
+           " rows; it must return logits [N, C]"});
 }
 
 /// Refuses labels [n] int64 (host) that have no output.
@@ -80,18 +80,20 @@ inline void check_labels(Context const& c, Tensor const& labels) {
   auto const* data = labels.data_ptr<std::int64_t>();
   std::int64_t highest = 0;
   for (std::int64_t i = 0; i < labels.numel(); ++i) highest = std::max(highest, data[i]);
-  require(highest < c.logits.size(1), "experience ", c.index, " has label ", highest,
-          " but the model has ", c.logits.size(1), " outputs; give it more, or a head that grows");
+  require(highest < c.logits.size(1),
+          {"experience ", c.index, " has label ", highest, " but the model has ", c.logits.size(1),
+           " outputs; give it more, or a head that grows"});
 }
 
 /// Refuses a loss or penalty of `owner` that is not one number.
 inline void check_number(Tensor const& value, std::string_view owner) {
-  require(value.defined() && value.numel() == 1, "the loss or penalty of '", owner, "' has shape ",
-          value.defined() ? value.sizes() : c10::IntArrayRef{}, "; it must be one number, []");
+  require(value.defined() && value.numel() == 1,
+          {"the loss or penalty of '", owner, "' has shape ",
+           value.defined() ? value.sizes() : c10::IntArrayRef{}, "; it must be one number, []"});
 }
 
 /// Throws Diverged when the loss or a penalty of step `step` is not finite.
-inline void look_at_losses(Context const& c, Tensor const& loss, Penalties const& penalties,
+inline void look_at_losses(Context const& c, Tensor const& loss, Named<Tensor> const& penalties,
                            std::int64_t step) {
   auto const task_loss = loss.item<double>();
   bool finite = std::isfinite(task_loss);
@@ -99,21 +101,22 @@ inline void look_at_losses(Context const& c, Tensor const& loss, Penalties const
     finite = finite && std::isfinite(penalty.second.item<double>());
   }
   if (finite) return;
-  std::vector<std::pair<std::string, double>> values;
-  auto text = c10::str("pawl: the loss is ", task_loss);
+  Named<double> values;
+  auto text = text_of({"pawl: the loss is ", task_loss});
   for (auto const& [name, value] : penalties) {
     values.emplace_back(name, value.item<double>());
-    text += c10::str(", the penalty of ", name, " is ", value.item<double>());
+    text += text_of({", the penalty of ", name, " is ", value.item<double>()});
   }
-  text += c10::str(" in experience ", c.index, ", step ", step,
-                   "; lower the learning rate or the strength, and look for outliers in the data");
+  text += text_of({" in experience ", c.index, ", step ", step,
+                   "; lower the learning rate or the strength, and look for outliers in the data"});
   throw Diverged(text, c.index, step, task_loss, values);
 }
 
 /// The same for the present step; Error when one is no number. On the
 /// host this costs nothing; on a device only every 100th step is looked at, because the look waits
 /// for the device.
-inline void check_finite_loss(Context const& c, Tensor const& loss, Penalties const& penalties) {
+inline void check_finite_loss(Context const& c, Tensor const& loss,
+                              Named<Tensor> const& penalties) {
   check_number(loss, "the learner");
   for (auto const& [name, value] : penalties) check_number(value, name);
   if (recording() || (!c.arena.device().is_cpu() && c.step % 100 != 0)) return;

@@ -46,11 +46,13 @@ struct Run {
   }
 };
 
+using Runs = c10::SmallVector<Run, 2>;
+
 /// Cuts the active parameters into runs and counts this step for each of them.
-inline std::vector<Run> count_step(Arena const& arena, std::vector<std::int64_t>& steps) {
+inline Runs count_step(Arena const& arena, std::vector<std::int64_t>& steps) {
   auto const& layout = arena.layout();
   steps.resize(layout.size(), 0);
-  std::vector<Run> runs;
+  Runs runs;
   bool adjacent = false;
   for (std::size_t i = 0; i < layout.size(); ++i) {
     auto const active = arena.active()[i];
@@ -69,7 +71,7 @@ inline std::vector<Run> count_step(Arena const& arena, std::vector<std::int64_t>
 /// Calls `f(w, g, of, taken)` for what is updated as one vector within a block, where the gradient
 /// is packed; see below.
 template <class F>
-void each_piece(Arena& arena, std::vector<Run> const& runs, Block const& block, F&& f) {
+void each_piece(Arena& arena, Runs const& runs, Block const& block, F&& f) {
   for (auto const& run : runs) {
     auto const piece = run.within(block);
     if (piece.empty()) continue;
@@ -83,8 +85,7 @@ void each_piece(Arena& arena, std::vector<Run> const& runs, Block const& block, 
 /// steps that it has taken before this one. Pieces are runs where the gradient is packed, else
 /// parameters, whose gradients stay where they are.
 template <class F>
-void each_piece(Arena& arena, std::vector<Run> const& runs, std::vector<std::int64_t> const& steps,
-                F&& f) {
+void each_piece(Arena& arena, Runs const& runs, std::vector<std::int64_t> const& steps, F&& f) {
   if (arena.packed()) return each_piece(arena, runs, Block{0, arena.weights().numel()}, f);
   for (std::size_t i = 0; i < steps.size(); ++i) {
     if (!arena.active()[i]) continue;

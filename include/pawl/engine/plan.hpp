@@ -16,9 +16,10 @@ class Plan {
  public:
   Plan(std::int64_t rows, Training const& training, Seed seed, std::int64_t experience)
       : rows_(rows), training_(training), seed_(seed), experience_(experience) {
-    require(rows > 0, "experience ", experience, " has no training rows");
-    require(training.batch_size <= rows, "batch_size is ", training.batch_size, " but experience ",
-            experience, " has only ", rows, " training rows; choose a smaller batch_size");
+    require(rows > 0, {"experience ", experience, " has no training rows"});
+    require(training.batch_size <= rows,
+            {"batch_size is ", training.batch_size, " but experience ", experience, " has only ",
+             rows, " training rows; choose a smaller batch_size"});
     auto const b = training.batch_size;
     per_epoch_ = training.drop_last ? rows / b : (rows + b - 1) / b;
   }
@@ -46,9 +47,9 @@ class Plan {
 
   /// What step n means: a run can only be continued under the same plan.
   std::string text() const {
-    return c10::str("rows ", rows_, ", batch_size ", training_.batch_size, ", passes ",
+    return text_of({"rows ", rows_, ", batch_size ", training_.batch_size, ", passes ",
                     training_.passes, ", shards ", training_.shards, ", shuffle ",
-                    training_.shuffle, ", drop_last ", training_.drop_last);
+                    training_.shuffle, ", drop_last ", training_.drop_last});
   }
 
   /// Positions [B] int64 (host) in the experience of the fresh rows of a step.

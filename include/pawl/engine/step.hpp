@@ -322,7 +322,7 @@ class Step {
 
   /// Adds the penalties of a shard to those of the shards before, where they are the same ones: a
   /// shard may lack some.
-  void record(Tensor const& loss, Penalties const& penalties) {
+  void record(Tensor const& loss, Named<Tensor> const& penalties) {
     c.task_loss = loss;
     auto next = c.penalties.begin();
     for (auto const& [name, value] : penalties) {

@@ -96,7 +96,7 @@ class StepTable {
 
   Tensor put(Tensor const& numbers) {
     auto const flat = numbers.contiguous();
-    require(flat.element_size() == 8, "upload: give int64 or float64, not ", flat.dtype());
+    require(flat.element_size() == 8, {"upload: give int64 or float64, not ", flat.dtype()});
     auto const begin = width(), n = flat.numel();
     row_.resize(static_cast<std::size_t>(begin + n));
     if (n > 0) std::memcpy(row_.data() + begin, flat.data_ptr(), flat.nbytes());

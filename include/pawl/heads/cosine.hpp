@@ -26,8 +26,9 @@ class CosineHeadImpl : public Head {
   explicit CosineHeadImpl(std::int64_t inputs, std::int64_t classes = 0, Seed seed = {},
                           CosineScale scale = {})
       : Head("cosine_head") {
-    require(inputs >= 1 && classes >= 0, "CosineHead: ", inputs, " inputs and ", classes,
-            " classes were asked for; give at least one input and no negative number of classes");
+    require(inputs >= 1 && classes >= 0,
+            {"CosineHead: ", inputs, " inputs and ", classes,
+             " classes were asked for; give at least one input and no negative number of classes"});
     weight = register_parameter("weight", torch::zeros({0, inputs}));
     auto const value = torch::full({}, scale.value);
     eta = scale.learned ? register_parameter("eta", value) : register_buffer("eta", value);
@@ -62,11 +63,11 @@ class CosineHeadImpl : public Head {
   /// Points the row of `label` at the mean of its features [n, d], as long as the other rows are on
   /// average ("imprinting"). Give features of norm 1 for the mean direction.
   void imprint(std::int64_t label, Tensor const& features) {
-    require(label >= 0 && label < classes(), "CosineHead: cannot imprint label ", label, " on ",
-            classes(), " outputs; announce it first");
+    require(label >= 0 && label < classes(), {"CosineHead: cannot imprint label ", label, " on ",
+                                              classes(), " outputs; announce it first"});
     check_features(features, weight.size(1), "CosineHead");
-    require(features.size(0) > 0, "CosineHead: cannot imprint label ", label,
-            " without features; give at least one row");
+    require(features.size(0) > 0, {"CosineHead: cannot imprint label ", label,
+                                   " without features; give at least one row"});
     torch::NoGradGuard no_grad;
     auto const norms = weight.norm(2, 1);
     auto const others =

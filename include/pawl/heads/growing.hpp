@@ -23,8 +23,9 @@ class GrowingHeadImpl : public Head {
   /// A head over features [N, inputs] that starts with `classes` outputs, drawn from `seed`.
   explicit GrowingHeadImpl(std::int64_t inputs, std::int64_t classes = 0, Seed seed = {})
       : Head("growing_head") {
-    require(inputs >= 1 && classes >= 0, "GrowingHead: ", inputs, " inputs and ", classes,
-            " classes were asked for; give at least one input and no negative number of classes");
+    require(inputs >= 1 && classes >= 0,
+            {"GrowingHead: ", inputs, " inputs and ", classes,
+             " classes were asked for; give at least one input and no negative number of classes"});
     weight = register_parameter("weight", torch::zeros({0, inputs}));
     bias = register_parameter("bias", torch::zeros({0}));
     grow(classes, seed);

@@ -27,18 +27,18 @@ class MultiHeadImpl : public Head {
   explicit MultiHeadImpl(std::int64_t inputs, std::int64_t outputs_per_task, std::int64_t tasks = 0,
                          Seed seed = {})
       : Head("multi_head"), inputs_(inputs), outputs_(outputs_per_task), fixed_(tasks > 0) {
-    require(inputs >= 1 && outputs_per_task >= 1 && tasks >= 0, "MultiHead: ", inputs, " inputs, ",
-            outputs_per_task, " outputs and ", tasks,
-            " tasks were asked for; give at least one input and one output");
+    require(inputs >= 1 && outputs_per_task >= 1 && tasks >= 0,
+            {"MultiHead: ", inputs, " inputs, ", outputs_per_task, " outputs and ", tasks,
+             " tasks were asked for; give at least one input and one output"});
     kind_ = register_buffer("kind", torch::zeros({0}));
     grow(tasks, seed);
   }
 
   bool announce(std::vector<std::int64_t> const& labels, std::int64_t task, Seed seed) override {
     if (task < 0) return false;  // forward says what is missing, should a row come without a task
-    require(rows_for(labels) <= outputs_, "MultiHead: task ", task, " has label ",
-            rows_for(labels) - 1, " but every head has ", outputs_,
-            " outputs; count labels within each task, or give more outputs");
+    require(rows_for(labels) <= outputs_,
+            {"MultiHead: task ", task, " has label ", rows_for(labels) - 1, " but every head has ",
+             outputs_, " outputs; count labels within each task, or give more outputs"});
     if (fixed_) check_task(task);
     return grow(task + 1, seed);
   }
@@ -57,8 +57,9 @@ class MultiHeadImpl : public Head {
         task_ids_.defined(),
         "MultiHead: the rows have no task ids; use the task scenario, and give predict, scores and "
         "Context::forward the tasks [N] of their rows");
-    require(task_ids_.numel() == x.size(0), "MultiHead: ", task_ids_.numel(), " task ids for ",
-            x.size(0), " rows; route the tasks of these rows first");
+    require(task_ids_.numel() == x.size(0),
+            {"MultiHead: ", task_ids_.numel(), " task ids for ", x.size(0),
+             " rows; route the tasks of these rows first"});
     auto const* ids = task_ids_.data_ptr<std::int64_t>();
     auto const n = task_ids_.numel();
     if (n == 0) return x.new_zeros({0, outputs_});
@@ -97,8 +98,9 @@ class MultiHeadImpl : public Head {
 
  private:
   void check_task(std::int64_t task) const {
-    require(task >= 0 && task < tasks(), "MultiHead: there is no head for task ", task, " among ",
-            tasks(), "; ", fixed_ ? "give the head more tasks" : "train on the task first");
+    require(task >= 0 && task < tasks(),
+            {"MultiHead: there is no head for task ", task, " among ", tasks(), "; ",
+             fixed_ ? "give the head more tasks" : "train on the task first"});
   }
 
   /// Rows sorted by task, one product per task, and back into their order.

@@ -19,8 +19,8 @@ struct NearestMean {
   /// Counts features [n, d] of classes [n] int64 in.
   void add(Tensor const& features, Tensor const& classes) {
     require(features.dim() == 2 && classes.dim() == 1 && features.size(0) == classes.size(0),
-            "class means: got features ", features.sizes(), " and classes ", classes.sizes(),
-            "; give features [n, d] and classes [n]");
+            {"class means: got features ", features.sizes(), " and classes ", classes.sizes(),
+             "; give features [n, d] and classes [n]"});
     if (features.size(0) == 0) return;
     check_width(features);
     require(classes.min().item<std::int64_t>() >= 0,
@@ -68,8 +68,8 @@ struct NearestMean {
 
   void check_width(Tensor const& features) const {
     require(empty() || (features.dim() == 2 && features.size(1) == sums.size(1)),
-            "class means: got features ", features.sizes(), " but the means have ",
-            empty() ? 0 : sums.size(1), " columns; give features [n, d] of one width");
+            {"class means: got features ", features.sizes(), " but the means have ",
+             empty() ? 0 : sums.size(1), " columns; give features [n, d] of one width"});
   }
 
   Tensor prepared(Tensor const& features) const {

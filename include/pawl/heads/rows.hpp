@@ -49,8 +49,8 @@ inline void grow_rows(Tensor const& parameter, std::int64_t rows) {
 inline std::int64_t rows_for(std::vector<std::int64_t> const& labels) {
   std::int64_t rows = 0;
   for (auto const label : labels) {
-    require(label >= 0, "a head was told of label ", label,
-            "; labels must be outputs of the network, 0 or above");
+    require(label >= 0, {"a head was told of label ", label,
+                         "; labels must be outputs of the network, 0 or above"});
     rows = std::max(rows, label + 1);
   }
   return rows;
@@ -58,8 +58,8 @@ inline std::int64_t rows_for(std::vector<std::int64_t> const& labels) {
 
 /// Throws unless x is what a head of width d takes: features [N, d].
 inline void check_features(Tensor const& x, std::int64_t d, char const* head) {
-  require(x.dim() == 2 && x.size(1) == d, head, ": got features ", x.sizes(), " but takes [N, ", d,
-          "]; give the head the width of the layer before it");
+  require(x.dim() == 2 && x.size(1) == d, {head, ": got features ", x.sizes(), " but takes [N, ", d,
+                                           "]; give the head the width of the layer before it"});
 }
 
 }  // namespace v0

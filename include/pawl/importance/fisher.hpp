@@ -81,8 +81,8 @@ inline Cotangents fisher_cotangents(Probe const& probe, FisherLabels labels, Ten
   }
   label = label.unsqueeze(1);
   require(rows.labels.numel() == 0 || label.max().template item<std::int64_t>() < z.size(1),
-          "fisher: label ", label.max().template item<std::int64_t>(), " is not among the ",
-          z.size(1), " outputs that take part; see labels and active");
+          {"fisher: label ", label.max().template item<std::int64_t>(), " is not among the ",
+           z.size(1), " outputs that take part; see labels and active"});
   require(!z.gather(1, label).isneginf().any().template item<bool>(),
           "fisher: a row has a label that is not among the active outputs; see labels and active");
   auto cotangent = -p;
@@ -99,7 +99,7 @@ inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions cons
   auto const unit = options.labels == FisherLabels::batch ? batch : 1;
   auto const count = (positions.numel() + unit - 1) / unit;
   auto const lost = options.divide_by_n_minus_1 ? 1 : 0;
-  require(count > lost, "fisher: ", count, " samples are too few; give the experience more rows");
+  require(count > lost, {"fisher: ", count, " samples are too few; give the experience more rows"});
   auto const sum =
       per_sample_sum(probe, data, positions,
                      {.of = PerSampleSum::Of::square,

@@ -35,7 +35,7 @@ struct LayerUse {
 
 /// What a graph proves about the use of parameters.
 struct LayerGraph {
-  std::vector<LayerUse> uses;
+  c10::SmallVector<LayerUse, 4> uses;
   std::string
       obstacle;  ///< why nothing is proved; empty: each parameter is in one of `uses`, or idle
 };

@@ -103,7 +103,7 @@ inline std::string add_batched(Probe const& probe, Dataset const& data, PerSampl
   auto const graph = LayerGraphReader(z, produced, probe.model, probe.arena).take();
   if (!graph.obstacle.empty() || graph.uses.empty()) return graph.obstacle;
   torch::autograd::edge_list outputs;
-  std::vector<LayerSum> sums;
+  c10::SmallVector<LayerSum, 4> sums;
   for (auto const& use : graph.uses) {
     outputs.push_back(use.output);
     sums.emplace_back(use, what);

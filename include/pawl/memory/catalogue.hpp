@@ -47,7 +47,7 @@ inline AnyMemory make_memory(std::string_view name) {
   for (auto const& entry : memory_catalogue()) {
     if (entry.name == name) return entry.make();
   }
-  fail("there is no memory '", name, "'", suggestion(name, memory_names()));
+  fail({"there is no memory '", name, "'", suggestion(name, memory_names())});
 }
 
 /// Describes a memory inside a strategy: the choice by name, then the options of the present one.

@@ -159,7 +159,7 @@ struct Sampler {
   /// drawn from uniformly and as a whole; otherwise throws.
   Rows operator()(AnyMemory& memory, std::int64_t n, Generator generator, Eligible eligible = {}) {
     Phase const phase("memory.draw");
-    require(n >= 0, "a memory was asked for ", n, " rows; ask for 0 or more");
+    require(n >= 0, {"a memory was asked for ", n, " rows; ask for 0 or more"});
     if (policy == Draw::uniform && !eligible) return memory.draw(n, generator);
     auto const& stored = memory.stored();
     return stored.take(choose(stored, n, generator, eligible));

@@ -40,9 +40,9 @@ inline void require_tasks(char const* owner, GroupBy by, at::IntArrayRef labels,
   if (by == GroupBy::classes || labels.empty()) return;
   auto const known = !tasks.empty() && std::all_of(tasks.begin(), tasks.end(),
                                                    [](std::int64_t task) { return task >= 0; });
-  require(known, owner,
-          ": is divided by task and was given a row without task id; set `task` of the "
-          "rows, or divide by class");
+  require(known, {owner,
+                  ": is divided by task and was given a row without task id; set `task` of the "
+                  "rows, or divide by class"});
 }
 
 /// One group of a memory, on the host.
@@ -134,7 +134,7 @@ class Groups {
   }
 
  private:
-  std::vector<Group> all_;
+  c10::SmallVector<Group, 4> all_;
   std::vector<std::int64_t> keys_, numbers_;  // of the groups, by ascending key
 };
 

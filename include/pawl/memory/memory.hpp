@@ -85,9 +85,11 @@ class AnyMemory {
   Slots const* slots() const { return self_->slots(); }
   /// The rows as stored, and which slots are filled. Throws for a memory without `Slots`.
   Slots const& stored() const {
-    require(slots() != nullptr, "the memory '", name(),
-            "' can only be drawn from uniformly: keep its rows in a member `pawl::Slots slots` for "
-            "other draws");
+    require(
+        slots() != nullptr,
+        {"the memory '", name(),
+         "' can only be drawn from uniformly: keep its rows in a member `pawl::Slots slots` for "
+         "other draws"});
     return *slots();
   }
   std::vector<std::int64_t> held() const { return stored().held(); }
@@ -150,7 +152,7 @@ class AnyMemory {
       if constexpr (requires { memory.size(); }) {
         return memory.size();
       } else {
-        fail("the memory '", name(), "' does not tell its size; add  std::int64_t size() const");
+        fail({"the memory '", name(), "' does not tell its size; add  std::int64_t size() const"});
       }
     }
     void state(Archive& a) override {
@@ -177,8 +179,8 @@ class AnyMemory {
       if constexpr (PlannedMemory<M>) {
         return memory.place(labels, generator, tasks);
       } else {
-        fail("the memory '", name(),
-             "' cannot be planned: it has no  place(labels, generator, tasks)");
+        fail({"the memory '", name(),
+              "' cannot be planned: it has no  place(labels, generator, tasks)"});
       }
     }
 

@@ -116,27 +116,29 @@ void insert_planned(M& memory, Rows const& rows, Generator generator) {
 
 inline void Slots::check(char const* owner, Rows const& rows) const {
   auto const n = rows.size();
-  require(rows.stored.defined() && rows.y.defined() && rows.labels.defined(), owner,
-          ": rows to insert need `stored` [n, ...], `y` [n], and `labels` [n] on the host");
+  require(
+      rows.stored.defined() && rows.y.defined() && rows.labels.defined(),
+      {owner, ": rows to insert need `stored` [n, ...], `y` [n], and `labels` [n] on the host"});
   for (auto const column : Rows::columns()) {
     auto const& values = rows.*column;
-    require(!values.defined() || values.size(0) == n, owner,
-            ": a column of the rows to insert has ", values.defined() ? values.size(0) : 0,
-            " rows, the others have ", n, "; give all columns the same length");
+    require(!values.defined() || values.size(0) == n,
+            {owner, ": a column of the rows to insert has ", values.defined() ? values.size(0) : 0,
+             " rows, the others have ", n, "; give all columns the same length"});
     if (column != &Rows::labels && column != &Rows::task && column != &Rows::id) continue;
     require(
         !values.defined() || (values.device().is_cpu() && values.scalar_type() == torch::kInt64),
-        owner, ": labels, task and id of rows must be int64 on the host");
+        {owner, ": labels, task and id of rows must be int64 on the host"});
   }
-  require(!rows.logits.defined() || rows.logits.dim() == 2, owner, ": logits are ",
-          rows.logits.defined() ? rows.logits.sizes() : rows.y.sizes(), " but must be [n, C]");
+  require(!rows.logits.defined() || rows.logits.dim() == 2,
+          {owner, ": logits are ", rows.logits.defined() ? rows.logits.sizes() : rows.y.sizes(),
+           " but must be [n, C]"});
   auto const& before = columns_.stored;
   if (!before.defined()) return;
   require(before.sizes().slice(1) == rows.stored.sizes().slice(1) &&
               before.scalar_type() == rows.stored.scalar_type(),
-          owner, ": holds rows ", before.sizes().slice(1), " ", before.scalar_type(),
-          " and was given ", rows.stored.sizes().slice(1), " ", rows.stored.scalar_type(),
-          "; keep one memory per kind of rows");
+          {owner, ": holds rows ", before.sizes().slice(1), " ", before.scalar_type(),
+           " and was given ", rows.stored.sizes().slice(1), " ", rows.stored.scalar_type(),
+           "; keep one memory per kind of rows"});
 }
 
 inline Slots& Slots::operator=(Slots const& other) {
@@ -189,7 +191,7 @@ inline Rows Slots::take(std::vector<std::int64_t> const& slots) const {
 }
 
 inline Rows Slots::draw(std::int64_t n, Generator generator) const {
-  require(n >= 0, "a memory was asked for ", n, " rows; ask for 0 or more");
+  require(n >= 0, {"a memory was asked for ", n, " rows; ask for 0 or more"});
   if (n >= size()) return contents();
   auto chosen = generator.sample(n, size());
   if (free_.empty()) return take(chosen);  // slot number = position
@@ -199,10 +201,10 @@ inline Rows Slots::draw(std::int64_t n, Generator generator) const {
 }
 
 inline void Slots::open(char const* owner, std::int64_t capacity) {
-  require(capacity >= 0, owner, ": capacity is ", capacity, " but must be >= 0");
+  require(capacity >= 0, {owner, ": capacity is ", capacity, " but must be >= 0"});
   if (capacity_ < 0) capacity_ = capacity;
-  require(capacity == capacity_, owner, ": capacity was changed from ", capacity_, " to ", capacity,
-          " after rows were stored; make a new memory");
+  require(capacity == capacity_, {owner, ": capacity was changed from ", capacity_, " to ",
+                                  capacity, " after rows were stored; make a new memory"});
 }
 
 inline std::int64_t Slots::acquire() {
@@ -219,11 +221,11 @@ inline void Slots::release(std::int64_t slot) {
 inline std::vector<std::int64_t> Slots::plan(
     at::IntArrayRef labels, at::IntArrayRef tasks, Generator generator,
     c10::function_ref<std::int64_t(std::int64_t, std::int64_t, Generator)> place) {
-  require(tasks.empty() || tasks.size() == labels.size(), "a memory was given ", labels.size(),
-          " labels but ", tasks.size(), " task ids");
+  require(tasks.empty() || tasks.size() == labels.size(),
+          {"a memory was given ", labels.size(), " labels but ", tasks.size(), " task ids"});
   for (auto const label : labels) {
-    require(label >= 0, "a memory was given the label ", label,
-            "; labels are numbers of network outputs, from 0");
+    require(label >= 0, {"a memory was given the label ", label,
+                         "; labels are numbers of network outputs, from 0"});
   }
   std::vector<std::int64_t> slots(labels.size());
   for (std::size_t i = 0; i < labels.size(); ++i) {

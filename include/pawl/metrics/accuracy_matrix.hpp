@@ -61,7 +61,7 @@ class AccuracyMatrix {
   /// Sets a*_k, the accuracy on k of a model trained jointly on 0..k, for `intransigence`.
   void joint(std::vector<double> accuracy) { joint_ = std::move(accuracy); }
 
-  std::vector<AccuracyRow> const& rows() const { return rows_; }
+  c10::ArrayRef<AccuracyRow> rows() const { return rows_; }
   std::int64_t size() const { return static_cast<std::int64_t>(rows_.size()); }  ///< T
   double at(std::int64_t i, std::int64_t j) const;  ///< R_ij; NaN where missing
 
@@ -117,7 +117,7 @@ class AccuracyMatrix {
 
   /// Every metric under its name, in the order of the documentation; nullopt where undefined.
   /// `forgetting_at_all` comes apart, as it is a list.
-  std::vector<std::pair<std::string, std::optional<double>>> metrics() const;
+  Named<std::optional<double>> metrics() const;
 
  private:
   enum class Best { before, from_j, first, including_last };
@@ -134,22 +134,24 @@ class AccuracyMatrix {
   double incremental(std::int64_t from, bool by_sample) const;
   double drop(std::int64_t k, Best best) const;
 
-  std::vector<AccuracyRow> rows_;
+  c10::SmallVector<AccuracyRow, 0> rows_;
   std::vector<double> untrained_, joint_;
 };
 
 inline void AccuracyMatrix::append(AccuracyRow row) {
   for (std::size_t j = 0; j < row.accuracy.size(); ++j) {
     auto const a = row.accuracy[j];
-    require(std::isnan(a) || (a >= 0 && a <= 1), "accuracy matrix: row ", size(), ", experience ",
-            j, " is ", a, "; give fractions in [0, 1], or NaN where nothing was evaluated");
+    require(std::isnan(a) || (a >= 0 && a <= 1),
+            {"accuracy matrix: row ", size(), ", experience ", j, " is ", a,
+             "; give fractions in [0, 1], or NaN where nothing was evaluated"});
   }
-  require(row.size.empty() || row.size.size() == row.accuracy.size(), "accuracy matrix: row ",
-          size(), " has ", row.accuracy.size(), " accuracies but ", row.size.size(),
-          " test sizes; give as many, or none");
-  require(rows_.empty() || rows_.front().prediction == row.prediction, "accuracy matrix: row ",
-          size(), " was predicted as '", row.prediction, "' but the first one as '",
-          rows_.empty() ? "" : rows_.front().prediction, "'; keep one matrix for each");
+  require(row.size.empty() || row.size.size() == row.accuracy.size(),
+          {"accuracy matrix: row ", size(), " has ", row.accuracy.size(), " accuracies but ",
+           row.size.size(), " test sizes; give as many, or none"});
+  require(rows_.empty() || rows_.front().prediction == row.prediction,
+          {"accuracy matrix: row ", size(), " was predicted as '", row.prediction,
+           "' but the first one as '", rows_.empty() ? "" : rows_.front().prediction,
+           "'; keep one matrix for each"});
   rows_.push_back(std::move(row));
 }
 
@@ -273,8 +275,8 @@ inline double AccuracyMatrix::wc_acc() const {
   return at(size() - 1, size() - 1) / count() + over_T() * min_acc();
 }
 
-inline std::vector<std::pair<std::string, std::optional<double>>> AccuracyMatrix::metrics() const {
-  std::vector<std::pair<std::string, std::optional<double>>> all;
+inline Named<std::optional<double>> AccuracyMatrix::metrics() const {
+  Named<std::optional<double>> all;
   auto const add = [&all](char const* name, double value) {
     all.emplace_back(name, std::isnan(value) ? std::nullopt : std::optional(value));
   };

@@ -29,11 +29,12 @@ struct AnytimeCurves {
     require(!experience.empty(), "anytime curves: there is no evaluation; give at least one");
     require(std::is_sorted(experience.begin(), experience.end()) && experience.front() >= 0 &&
                 experience.back() < static_cast<std::int64_t>(accuracy.size()),
-            "anytime curves: experiences must not decrease and stay in [0, ", accuracy.size(),
-            "), the number of curves");
+            {"anytime curves: experiences must not decrease and stay in [0, ", accuracy.size(),
+             "), the number of curves"});
     for (auto const& curve : accuracy) {
-      require(curve.size() == experience.size(), "anytime curves: a curve has ", curve.size(),
-              " points for ", experience.size(), " evaluations; use NaN for those left out");
+      require(curve.size() == experience.size(),
+              {"anytime curves: a curve has ", curve.size(), " points for ", experience.size(),
+               " evaluations; use NaN for those left out"});
     }
   }
 };
@@ -79,7 +80,7 @@ inline double wc_acc(AnytimeCurves const& curves) {
 /// all tasks and over the whole curve: sign +1 measures drops (earlier - later), -1 rises.
 inline double worst_change(AnytimeCurves const& curves, std::int64_t d, double sign) {
   curves.check();
-  require(d >= 1, "anytime window is ", d, " evaluations but must be >= 1");
+  require(d >= 1, {"anytime window is ", d, " evaluations but must be >= 1"});
   double sum = 0;
   for (std::size_t j = 0; j < curves.accuracy.size(); ++j) {
     auto worst = std::numeric_limits<double>::quiet_NaN();
@@ -106,8 +107,8 @@ inline double wp(AnytimeCurves const& curves, std::int64_t d) {
 /// experience. NaN when j has no evaluation of its own or none follows.
 inline double gap(AnytimeCurves const& curves, std::int64_t j, std::int64_t w) {
   curves.check();
-  require(j >= 0 && j < static_cast<std::int64_t>(curves.accuracy.size()), "gap: experience ", j,
-          " is not among the ", curves.accuracy.size(), " curves");
+  require(j >= 0 && j < static_cast<std::int64_t>(curves.accuracy.size()),
+          {"gap: experience ", j, " is not among the ", curves.accuracy.size(), " curves"});
   auto low = std::numeric_limits<double>::quiet_NaN();
   auto end = low;
   std::int64_t after = 0;
@@ -125,8 +126,9 @@ inline double lca(std::vector<std::vector<double>> const& curves, std::int64_t b
   require(b >= 0 && !curves.empty(), "lca: give b >= 0 and at least one curve");
   double sum = 0;
   for (auto const& curve : curves) {
-    require(static_cast<std::int64_t>(curve.size()) > b, "lca: a curve has ", curve.size(),
-            " points but b = ", b, " needs ", b + 1, ", from before the first batch on");
+    require(static_cast<std::int64_t>(curve.size()) > b,
+            {"lca: a curve has ", curve.size(), " points but b = ", b, " needs ", b + 1,
+             ", from before the first batch on"});
     for (std::int64_t i = 0; i <= b; ++i) sum += curve[static_cast<std::size_t>(i)];
   }
   return sum / static_cast<double>(b + 1) / static_cast<double>(curves.size());

@@ -39,8 +39,9 @@ inline Comparison t_comparison(double difference, double error, double df, doubl
 
 /// Differences a_i - b_i of runs with the same seeds.
 inline std::vector<double> paired(std::vector<double> const& a, std::vector<double> const& b) {
-  require(a.size() == b.size() && a.size() >= 2, "paired comparison: ", a.size(), " and ", b.size(),
-          " values; give both methods the same seeds, two at least");
+  require(a.size() == b.size() && a.size() >= 2,
+          {"paired comparison: ", a.size(), " and ", b.size(),
+           " values; give both methods the same seeds, two at least"});
   std::vector<double> differences(a.size());
   for (std::size_t i = 0; i < a.size(); ++i) differences[i] = a[i] - b[i];
   return differences;
@@ -56,8 +57,8 @@ inline Comparison paired_t_test(std::vector<double> const& a, std::vector<double
 /// Welch's t-test: other seeds, unequal variances (Welch, Biometrika 1947).
 inline Comparison welch_t_test(std::vector<double> const& a, std::vector<double> const& b,
                                double level = .95) {
-  require(a.size() >= 2 && b.size() >= 2, "welch: ", a.size(), " and ", b.size(),
-          " values; give two runs of each method at least");
+  require(a.size() >= 2 && b.size() >= 2, {"welch: ", a.size(), " and ", b.size(),
+                                           " values; give two runs of each method at least"});
   auto const square = [](double v) { return v * v; };
   auto const one = square(summarise(a).standard_error), two = square(summarise(b).standard_error);
   auto const n = static_cast<double>(a.size()), m = static_cast<double>(b.size());
@@ -82,8 +83,8 @@ inline Comparison wilcoxon(std::vector<double> const& a, std::vector<double> con
   auto const centre = mean(differences);
   double scale = 0;
   for (std::size_t i = 0; i < differences.size(); ++i) {
-    require(std::isfinite(differences[i]), "wilcoxon: a value of pair ", i,
-            " is not finite; drop that pair");
+    require(std::isfinite(differences[i]),
+            {"wilcoxon: a value of pair ", i, " is not finite; drop that pair"});
     scale = std::max({scale, std::abs(a[i]), std::abs(b[i])});
   }
   auto const rounding = 1e-12 * scale;  // .9 - .8 and .8 - .7 are a tie
@@ -125,7 +126,8 @@ inline Comparison wilcoxon(std::vector<double> const& a, std::vector<double> con
 /// comparing them with alpha keeps the chance of any false claim among all comparisons below alpha.
 inline std::vector<double> holm(std::vector<double> const& p) {
   for (auto const value : p) {
-    require(value >= 0 && value <= 1, "holm: ", value, " is not a p-value; give numbers in [0, 1]");
+    require(value >= 0 && value <= 1,
+            {"holm: ", value, " is not a p-value; give numbers in [0, 1]"});
   }
   auto const order = ascending(p);
   std::vector<double> adjusted(p.size());

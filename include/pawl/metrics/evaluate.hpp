@@ -52,7 +52,7 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
   for (auto const& experience : stream) {
     auto const& test = experience.test;
     auto const size = options.limit > 0 ? std::min(options.limit, test.size()) : test.size();
-    require(size > 0, "experience ", experience.index, " has no test rows; give it some");
+    require(size > 0, {"experience ", experience.index, " has no test rows; give it some"});
     result.size.push_back(size);
     result.accuracy.push_back(0);
     auto const hits = right.select(0, next++);

@@ -58,7 +58,7 @@ enum class Spread {
 
 /// The sample standard deviation behind a printed spread over n runs, n >= 2.
 inline double sample_deviation(double spread, Spread kind, std::int64_t n) {
-  require(n >= 2, "a spread over ", n, " runs says nothing; give n >= 2");
+  require(n >= 2, {"a spread over ", n, " runs says nothing; give n >= 2"});
   auto const runs = static_cast<double>(n);
   if (kind == Spread::population) return spread * std::sqrt(runs / (runs - 1));
   if (kind == Spread::standard_error) return spread * std::sqrt(runs);
@@ -73,8 +73,8 @@ inline double agreement_level(std::int64_t N) { return N >= 10 ? .99 : .95; }
 /// interval. s is the sample deviation (see `sample_deviation`), the tolerance covers differences
 /// of protocol.
 inline double half_width(double level, double s, std::int64_t n, std::int64_t N, double tolerance) {
-  require(n >= 1 && N >= 2, "half width: n = ", n, " new and N = ", N,
-          " published runs; it needs n >= 1 and N >= 2");
+  require(n >= 1 && N >= 2, {"half width: n = ", n, " new and N = ", N,
+                             " published runs; it needs n >= 1 and N >= 2"});
   return t_quantile((1 + level) / 2, static_cast<double>(N - 1)) * s *
              std::sqrt(1 / static_cast<double>(n) + 1 / static_cast<double>(N)) +
          tolerance;

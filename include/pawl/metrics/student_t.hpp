@@ -37,8 +37,8 @@ inline double t_two_sided(double t, double df) {
 
 /// The t with P(T <= t) = p, 0 < p < 1.
 inline double t_quantile(double p, double df) {
-  require(p > 0 && p < 1 && df > 0, "t quantile: p = ", p, " and df = ", df,
-          " are not in (0, 1) and above 0");
+  require(p > 0 && p < 1 && df > 0,
+          {"t quantile: p = ", p, " and df = ", df, " are not in (0, 1) and above 0"});
   if (p < .5) return -t_quantile(1 - p, df);
   double low = 0, high = 1;
   auto const tail = 2 * (1 - p);

@@ -101,7 +101,7 @@ inline AnyModelChoice make_model_choice(std::string_view name) {
   for (auto const& choice : model_catalogue()) {
     if (choice.type_name() == name) return choice;
   }
-  fail("there is no model '", name, "'", suggestion(name, model_names()));
+  fail({"there is no model '", name, "'", suggestion(name, model_names())});
 }
 
 }  // namespace v0

@@ -82,8 +82,8 @@ class MlpImpl : public nn::Module, public Chained {
   /// What the head sees [N, d]: the last hidden layer after its activation.
   Tensor features(Tensor const& x) {
     auto h = x.dim() == 2 ? x : x.flatten(1);
-    require(h.size(1) == inputs_, "mlp: got rows of ", h.size(1), " values but takes ", inputs_,
-            "; build the model for the shape of the data");
+    require(h.size(1) == inputs_, {"mlp: got rows of ", h.size(1), " values but takes ", inputs_,
+                                   "; build the model for the shape of the data"});
     for (std::size_t l = 0; l < layers_.size(); ++l) {
       h = layers_[l]->forward(h);
       if (!norms_.empty()) h = norms_[l]->forward(h);
@@ -94,11 +94,11 @@ class MlpImpl : public nn::Module, public Chained {
   }
 
   /// With a linear head, and neither dropout nor BatchNorm, this is a chain of layers.
-  std::vector<ChainLayer> chain() const override {
+  ChainLayers chain() const override {
     auto const* head = output_.module->as<nn::Linear>();
     if (options_.dropout > 0 || options_.batch_norm || head == nullptr) return {};
     auto const gate = options_.activation == Activation::relu ? Gate::relu : Gate::tanh;
-    std::vector<ChainLayer> layers;
+    ChainLayers layers;
     for (auto const& layer : layers_) layers.push_back({layer->weight, layer->bias, gate});
     layers.push_back({head->weight, head->bias});
     return layers;

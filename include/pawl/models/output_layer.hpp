@@ -61,8 +61,8 @@ inline void check_sizes(char const* model, std::vector<std::int64_t> const& inpu
                         std::int64_t outputs) {
   auto fits = !input_shape.empty() && outputs >= 1;
   for (auto const size : input_shape) fits = fits && size >= 1;
-  require(fits, model, ": rows of shape ", c10::IntArrayRef(input_shape), " and ", outputs,
-          " outputs were asked for; give positive sizes");
+  require(fits, {model, ": rows of shape ", c10::IntArrayRef(input_shape), " and ", outputs,
+                 " outputs were asked for; give positive sizes"});
 }
 
 }  // namespace v0

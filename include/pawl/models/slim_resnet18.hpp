@@ -124,8 +124,9 @@ TORCH_MODULE(SlimResNet18);
 inline Model SlimResNet18Options::build(std::vector<std::int64_t> const& input_shape,
                                         std::int64_t outputs, std::int64_t number_of_tasks,
                                         Seed seed) const {
-  require(input_shape.size() == 3, "slim_resnet18: rows have shape ", c10::IntArrayRef(input_shape),
-          " but must be images [C, H, W]; use the mlp");
+  require(input_shape.size() == 3,
+          {"slim_resnet18: rows have shape ", c10::IntArrayRef(input_shape),
+           " but must be images [C, H, W]; use the mlp"});
   auto options = *this;
   options.tasks = number_of_tasks;
   return SlimResNet18(input_shape[0], outputs, options, seed);

@@ -48,11 +48,12 @@ class SmallCnnImpl : public nn::Module {
       : nn::Module("small_cnn"), options_(std::move(options)) {
     check_options(options_, "small_cnn");
     check_sizes("small_cnn", input_shape, outputs);
-    require(options_.kernel % 2 == 1, "small_cnn: kernel is ", options_.kernel, " but must be odd");
+    require(options_.kernel % 2 == 1,
+            {"small_cnn: kernel is ", options_.kernel, " but must be odd"});
     auto const scale = std::int64_t{1} << options_.channels.size();
     require(input_shape.size() == 3 && input_shape[1] >= scale && input_shape[2] >= scale,
-            "small_cnn: rows have shape ", c10::IntArrayRef(input_shape),
-            " but must be images [C, H, W] of at least ", scale, " pixels a side; use the mlp");
+            {"small_cnn: rows have shape ", c10::IntArrayRef(input_shape),
+             " but must be images [C, H, W] of at least ", scale, " pixels a side; use the mlp"});
     ConstructionScope scope;
     auto channels = input_shape[0];
     for (auto const next : options_.channels) {

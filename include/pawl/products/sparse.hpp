@@ -5,7 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
-#include <vector>
+
+#include "../torch.hpp"
 
 #include "sparse_avx2.hpp"
 #include "sparse_avx512.hpp"
@@ -57,6 +58,23 @@ constexpr SparseKernels sparse_kernels() {
   return kernels_of<Instructions>(std::make_index_sequence<widest_panel>());
 }
 
+/// Memory that grows, from the beginning of a line of the cache on. What it holds is gone when it
+/// has grown.
+class Room {
+ public:
+  template <class T>
+  T* of(std::int64_t n) {
+    auto const size = static_cast<std::size_t>(n) * sizeof(T);
+    if (size > size_)
+      memory_ = c10::GetAllocator(c10::DeviceType::CPU)->allocate(size), size_ = size;
+    return static_cast<T*>(memory_.get());
+  }
+
+ private:
+  c10::DataPtr memory_;
+  std::size_t size_ = 0;
+};
+
 /// Products that leave out the zeros of their left factor, number by number: those of images on a
 /// black ground, and what a ReLU has closed, on its way forward and back. A row of the product is a
 /// sum of rows of the right factor, of which a panel stays in the first cache; sums run through
@@ -101,7 +119,7 @@ class SparseProduct {
           sum_up(add, right, bias, {here.y, here.stride});
           continue;
         }
-        auto* const sums = room(sums_, left.rows * width_);
+        auto* const sums = sums_.of<float>(left.rows * width_);
         sum_up(add, right, bias, {sums, width_});
         auto const put = transposed ? kernels_.put_transposed : kernels_.put;
         put({sums, left.rows, columns_, width_}, here);
@@ -115,25 +133,15 @@ class SparseProduct {
   static constexpr std::int64_t panel_depth = 64;  // a bit of a mask each; a panel's rows
   static constexpr std::int64_t rows_at_once = 512;
 
-  struct alignas(64) Line {
-    float numbers[16];
-  };
-  /// Memory for n numbers, at the beginning of a line of the cache.
-  static float* room(std::vector<Line>& lines, std::int64_t n) {
-    auto const size = static_cast<std::size_t>((n + 15) / 16);
-    if (lines.size() < size) lines.resize(size);
-    return lines.data()->numbers;
-  }
-
   /// Rows of 64 numbers of the left factor, one block of depth after another, and their masks.
   void mask(Factor const& left) {
     auto const blocks = (left.columns + panel_depth - 1) / panel_depth;
-    masks_.resize(static_cast<std::size_t>(blocks * left.rows));
+    auto* masks = masks_.of<std::uint64_t>(blocks * left.rows);
     blocks_.clear();
-    auto* copy = left.column_stride == 1 ? nullptr : room(left_, blocks * left.rows * panel_depth);
+    auto* copy =
+        left.column_stride == 1 ? nullptr : left_.of<float>(blocks * left.rows * panel_depth);
     for (std::int64_t begin = 0; begin < left.columns; begin += panel_depth) {
       auto const depth = std::min(panel_depth, left.columns - begin);
-      auto* const masks = masks_.data() + begin / panel_depth * left.rows;
       MaskedRows rows{left.at(0, begin), left.rows, left.row_stride, masks};
       if (copy) {
         kernels_.put_transposed({rows.a, depth, rows.rows, left.column_stride},
@@ -143,12 +151,13 @@ class SparseProduct {
       }
       kernels_.mask({rows.a, rows.rows, depth, rows.stride}, masks);
       blocks_.push_back(rows);
+      masks += left.rows;
     }
   }
 
   /// The present panel's columns of the product.
   void sum_up(SparseKernels::AddRows add, Factor const& right, float const* bias, RowSums sums) {
-    auto* const panel = room(panel_, panel_depth * width_);
+    auto* const panel = panel_.of<float>(panel_depth * width_);
     if (bias) {
       kernels_.put({bias + first_, blocks_.front().rows, columns_, 0}, {sums.y, sums.stride});
       sums.go_on = true;
@@ -170,9 +179,8 @@ class SparseProduct {
 
   SparseKernels kernels_;
   std::int64_t first_ = 0, columns_ = 0, width_ = 0;  // of the present panel
-  std::vector<MaskedRows> blocks_;
-  std::vector<std::uint64_t> masks_;
-  std::vector<Line> left_, panel_, sums_;
+  c10::SmallVector<MaskedRows, 4> blocks_;
+  Room masks_, left_, panel_, sums_;
 };
 
 }  // namespace products

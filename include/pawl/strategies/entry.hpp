@@ -33,7 +33,7 @@ inline AnyStrategy make_strategy(std::string_view name, c10::ArrayRef<StrategyEn
   for (auto const& entry : entries) {
     if (entry.name == name) return entry.make();
   }
-  fail("there is no strategy '", name, "'", suggestion(name, strategy_names(entries)));
+  fail({"there is no strategy '", name, "'", suggestion(name, strategy_names(entries))});
 }
 
 }  // namespace v0

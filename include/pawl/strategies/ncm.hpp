@@ -61,9 +61,9 @@ struct Ncm {
   /// Scores [N, C] float64 of inputs x [N, ...]; C is the highest label seen + 1.
   Tensor scores(Context& c, Tensor x) {
     if (source == Source::memory) refresh(c);
-    require(!means.empty(), "ncm has no class means yet; ",
-            source == Source::data ? "finish an experience before predicting"
-                                   : "train at least one step before predicting");
+    require(!means.empty(), {"ncm has no class means yet; ",
+                             source == Source::data ? "finish an experience before predicting"
+                                                    : "train at least one step before predicting"});
     return means.scores(features(c, x));
   }
 

@@ -106,10 +106,11 @@ struct QuadraticAnchor {
 
   /// Importance 0 for what is not to be anchored; an error where it is not finite.
   Tensor checked(Context const& c, Tensor const& omega, std::string const& owner) const {
-    require(omega.isfinite().all().item<bool>(), owner, ": the importance after experience ",
-            c.index,
-            " is not finite; lower the learning rate or the strength, and look for outliers in the "
-            "data");
+    require(
+        omega.isfinite().all().item<bool>(),
+        {owner, ": the importance after experience ", c.index,
+         " is not finite; lower the learning rate or the strength, and look for outliers in the "
+         "data"});
     auto const result = omega.detach().clone();
     nn::Module const* last = nullptr;
     for (auto const& part : c.model.module->modules()) {

@@ -18,7 +18,7 @@ inline namespace v0 {
 template <class View>
 Stream domains(TrainTest const& data, std::int64_t experiences, Scenario scenario, LabelRule labels,
                std::string name, View view) {
-  require(experiences >= 1, name, ": experiences is ", experiences, "; give 1 or more");
+  require(experiences >= 1, {name, ": experiences is ", experiences, "; give 1 or more"});
   auto const shift = labels == LabelRule::by_order ||
                      (labels == LabelRule::automatic && scenario == Scenario::classes);
   Stream stream{.name = std::move(name), .scenario = scenario, .experiences = {}};

@@ -21,11 +21,13 @@ inline std::shared_ptr<Source const> gathered(std::shared_ptr<Source const> inne
                                               std::string name) {
   std::int64_t width = 1;
   for (auto const n : inner->shape) width *= n;
-  require(static_cast<std::int64_t>(table.size()) == width, "gathered: a table of ", table.size(),
-          " elements for rows of '", inner->name, "' with ", width, "; give one per element");
+  require(static_cast<std::int64_t>(table.size()) == width,
+          {"gathered: a table of ", table.size(), " elements for rows of '", inner->name, "' with ",
+           width, "; give one per element"});
   for (auto const j : table) {
-    require(j >= -1 && j < width, "gathered: the table names element ", j, ", but rows of '",
-            inner->name, "' have the elements 0 .. ", width - 1, " (-1 is a zero)");
+    require(j >= -1 && j < width,
+            {"gathered: the table names element ", j, ", but rows of '", inner->name,
+             "' have the elements 0 .. ", width - 1, " (-1 is a zero)"});
   }
   auto const wanted = torch::tensor(table, torch::kInt64);
   auto const columns = wanted.clamp_min(0).to(inner->device);

@@ -83,11 +83,13 @@ struct AnyStream {
     auto data = data_set == "cifar100" && superclasses
                     ? load_cifar100(data_root(root), CifarLabels::coarse)
                     : pawl::load(data_set, root);
-    require(train_limit <= data.train->size(), name, ": train_limit is ", train_limit,
-            " but there are only ", data.train->size(), " training rows; give 0 for all of them");
+    require(train_limit <= data.train->size(),
+            {name, ": train_limit is ", train_limit, " but there are only ", data.train->size(),
+             " training rows; give 0 for all of them"});
     data = pawl::pad(first(std::move(data), train_limit), pad);
-    require(normalize == Normalisation::custom || (mean.empty() && deviation.empty()), name,
-            ": mean or deviation is given, but normalize is not custom; set normalize = custom");
+    require(normalize == Normalisation::custom || (mean.empty() && deviation.empty()),
+            {name,
+             ": mean or deviation is given, but normalize is not custom; set normalize = custom"});
     switch (normalize) {
       case Normalisation::none:
         return data;
@@ -102,7 +104,7 @@ struct AnyStream {
       case Normalisation::custom:
         return normalised(std::move(data), mean, deviation);
     }
-    fail(name, ": unknown normalisation; use one of the enumerators");
+    fail({name, ": unknown normalisation; use one of the enumerators"});
   }
 
   Stream build(TrainTest const& data, Seed seed) const {
@@ -176,7 +178,7 @@ inline AnyStream make_stream_choice(std::string const& name) {
   for (auto& stream : stream_catalogue()) {
     if (stream.name == name) return stream;
   }
-  fail("there is no stream '", name, "'", suggestion(name, stream_names()));
+  fail({"there is no stream '", name, "'", suggestion(name, stream_names())});
 }
 
 }  // namespace v0

@@ -49,10 +49,11 @@ inline std::vector<std::int64_t> present_classes(Tensor const& labels) {
 /// samples, the last one short or dropped. Parts are numbered through; each tests on the test set
 /// of its experience.
 inline Stream chunks(Stream const& stream, Chunks options = {}, Seed seed = {}) {
-  require(options.size >= 1, "chunks: size is ", options.size, "; give 1 or more samples");
+  require(options.size >= 1, {"chunks: size is ", options.size, "; give 1 or more samples"});
   auto const hidden = options.boundaries == Boundaries::hidden;
-  require(!hidden || stream.scenario != Scenario::task, "chunks: task ids tell the boundaries of '",
-          stream.name, "'; use boundaries = shown, or the domain or class scenario");
+  require(!hidden || stream.scenario != Scenario::task,
+          {"chunks: task ids tell the boundaries of '", stream.name,
+           "'; use boundaries = shown, or the domain or class scenario"});
   Stream parts{.name = stream.name + ", online",
                .scenario = stream.scenario,
                .outputs = stream.outputs,
@@ -73,8 +74,9 @@ inline Stream chunks(Stream const& stream, Chunks options = {}, Seed seed = {}) 
       parts.experiences.push_back(std::move(part));
     }
   }
-  require(parts.size() > 0, "chunks: no experience of '", stream.name, "' has ", options.size,
-          " samples, so all parts were dropped; set drop_last = false or a smaller size");
+  require(parts.size() > 0,
+          {"chunks: no experience of '", stream.name, "' has ", options.size,
+           " samples, so all parts were dropped; set drop_last = false or a smaller size"});
   return parts;
 }
 
@@ -92,7 +94,7 @@ inline std::vector<std::int64_t> evaluation_points(Stream const& stream) {
 /// Trains each experience on `rows` samples drawn from it without replacement, in random order (0,
 /// or more than there are: all, as they are). Tests stay whole.
 inline Stream subsample(Stream stream, std::int64_t rows, Seed seed = {}) {
-  require(rows >= 0, "subsample: ", rows, " rows; give 0 (all) or more");
+  require(rows >= 0, {"subsample: ", rows, " rows; give 0 (all) or more"});
   for (auto& experience : stream.experiences) {
     auto const n = experience.train.size();
     if (rows == 0 || rows >= n) continue;

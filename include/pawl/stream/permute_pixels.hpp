@@ -41,15 +41,16 @@ inline std::vector<std::int64_t> pixel_permutation(std::int64_t pixels, std::int
 /// Pad before permuting: 28x28 and 32x32 are different streams. Rows are permuted when they are
 /// read.
 inline Stream permute_pixels(TrainTest const& data, PermutePixels options = {}, Seed seed = {}) {
-  require(data.normalise.mean.size() <= 1, "permute_pixels: '", data.name,
-          "' has a mean per channel, but a permutation moves elements between channels; normalise "
-          "with one mean and deviation");
+  require(data.normalise.mean.size() <= 1,
+          {"permute_pixels: '", data.name,
+           "' has a mean per channel, but a permutation moves elements between channels; normalise "
+           "with one mean and deviation"});
   std::int64_t width = 1;
   for (auto const n : data.train->shape) width *= n;
   auto const view = [&](std::int64_t e, std::shared_ptr<Source const> const& source) {
     if (e == 0 && options.identity_first) return source;
     return gathered(source, pixel_permutation(width, e, seed),
-                    c10::str(source->name, ", permutation ", e));
+                    text_of({source->name, ", permutation ", e}));
   };
   return domains(data, options.experiences, options.scenario, options.labels,
                  "permuted_" + data.name, view);

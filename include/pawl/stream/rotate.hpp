@@ -51,8 +51,8 @@ struct Rotate {
 /// The angle of each experience in degrees. A uniform angle depends on seed and experience alone.
 inline std::vector<double> rotation_angles(Rotate const& options, Seed seed) {
   if (!options.angle_list.empty()) return options.angle_list;
-  require(options.low <= options.high, "rotate: low = ", options.low,
-          " is above high = ", options.high, "; swap them");
+  require(options.low <= options.high,
+          {"rotate: low = ", options.low, " is above high = ", options.high, "; swap them"});
   std::vector<double> angles;
   for (std::int64_t e = 0; e < options.experiences; ++e) {
     auto const share = static_cast<double>(e) / static_cast<double>(options.experiences);
@@ -68,10 +68,10 @@ inline std::vector<double> rotation_angles(Rotate const& options, Seed seed) {
 /// bytes as the source).
 inline std::shared_ptr<Source const> rotated(std::shared_ptr<Source const> inner, double degrees,
                                              Interpolation interpolation) {
-  require(inner->shape.size() == 3, "rotate: '", inner->name,
-          "' does not store images [C, H, W], its ", "rows have ", inner->shape.size(),
-          " dimensions");
-  auto name = c10::str(inner->name, ", ", degrees, " degrees");
+  require(inner->shape.size() == 3,
+          {"rotate: '", inner->name, "' does not store images [C, H, W], its ", "rows have ",
+           inner->shape.size(), " dimensions"});
+  auto name = text_of({inner->name, ", ", degrees, " degrees"});
   if (interpolation == Interpolation::nearest) {
     auto const& shape = inner->shape;
     return gathered(inner, detail::nearest_table(shape[0], shape[1], shape[2], degrees), name);

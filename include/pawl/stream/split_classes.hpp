@@ -61,28 +61,28 @@ inline std::vector<std::int64_t> class_order(SplitClasses const& options, std::i
   for (std::size_t i = 0; complete && i < sorted.size(); ++i) {
     complete = sorted[i] == static_cast<std::int64_t>(i);
   }
-  require(complete, "split_classes: class_order must name each of the classes 0 .. ", classes - 1,
-          " once, but has ", order.size(), " entries: ", c10::Join(",", order));
+  require(complete, {"split_classes: class_order must name each of the classes 0 .. ", classes - 1,
+                     " once, but has ", order.size(), " entries: ", c10::Join(",", order)});
   return order;
 }
 
 /// Number of classes of each experience: the first C mod T parts get one class more.
 inline std::vector<std::int64_t> class_counts(SplitClasses const& options, std::int64_t classes) {
   auto parts = options.experiences;
-  require(parts >= 1, "split_classes: experiences is ", parts, "; give 1 or more");
-  require(parts <= classes, "split_classes: ", parts, " experiences for ", classes,
-          " classes; give at most one experience per class");
-  require(options.first >= 0, "split_classes: first is ", options.first,
-          "; give 0 or more classes");
+  require(parts >= 1, {"split_classes: experiences is ", parts, "; give 1 or more"});
+  require(parts <= classes, {"split_classes: ", parts, " experiences for ", classes,
+                             " classes; give at most one experience per class"});
+  require(options.first >= 0,
+          {"split_classes: first is ", options.first, "; give 0 or more classes"});
   std::vector<std::int64_t> counts;
   auto left = classes;
   if (options.first > 0) {
     auto const most = classes - (parts - 1);
     require(options.first <= most && (parts > 1 || options.first == classes),
-            "split_classes: first = ", options.first, " classes and ", parts - 1,
-            " further experiences do not share out ", classes,
-            " classes; with that many experiences the first takes ",
-            parts == 1 ? "all " : "at most ", most);
+            {"split_classes: first = ", options.first, " classes and ", parts - 1,
+             " further experiences do not share out ", classes,
+             " classes; with that many experiences the first takes ",
+             parts == 1 ? "all " : "at most ", most});
     counts.push_back(options.first);
     left -= options.first;
     --parts;
@@ -128,9 +128,10 @@ inline std::vector<Dataset> split_source(std::shared_ptr<Source const> const& so
   auto const* const label = source->labels.data_ptr<std::int64_t>();
   auto const classes = static_cast<std::int64_t>(plan.output.size());
   for (std::int64_t i = 0; i < source->size(); ++i) {
-    require(label[i] >= 0 && label[i] < classes, "split_classes: row ", i, " of '", source->name,
-            "' has the label ", label[i], ", but labels are 0 .. ", classes - 1,
-            "; set TrainTest::classes to the number of classes");
+    require(label[i] >= 0 && label[i] < classes,
+            {"split_classes: row ", i, " of '", source->name, "' has the label ", label[i],
+             ", but labels are 0 .. ", classes - 1,
+             "; set TrainTest::classes to the number of classes"});
     auto const c = static_cast<std::size_t>(label[i]);
     rows[plan.experience[c]].push_back(i);
     labels[plan.experience[c]].push_back(plan.output[c]);
@@ -166,8 +167,8 @@ inline Stream split_classes(TrainTest const& data, SplitClasses options = {}, Se
                 .outputs = within ? 0 : data.classes,
                 .experiences = {}};
   for (std::size_t e = 0; e < plan.outputs.size(); ++e) {
-    require(train[e].size() > 0, "split_classes: experience ", e, " has no training samples; '",
-            data.train->name, "' lacks its classes");
+    require(train[e].size() > 0, {"split_classes: experience ", e, " has no training samples; '",
+                                  data.train->name, "' lacks its classes"});
     Experience experience{.index = stream.size(),
                           .classes = plan.outputs[e],
                           .train = std::move(train[e]),
