@@ -92,13 +92,14 @@ class LayerSum {
     if (use_.bias >= 0) bias_ = spread_.sum(0);
   }
 
-  /// d l_n / dW = g_n U_n^T, with U_n the patches under the kernel. A few samples at a time, so
-  /// that gradients and patches stay in the caches.
+  /// d l_n / dW = g_n U_n^T, with U_n the patches under the kernel. Some samples at a time: on the
+  /// host a few, so that gradients and patches stay in the caches.
   void take_patches(Tensor const& g) {
     auto const n = g.size(0), groups = use_.groups, positions = g.size(2) * g.size(3);
     auto const patch = use_.input.size(1) * use_.kernel[0] * use_.kernel[1];
     auto const each = g.size(1) * patch / groups + patch * positions;  // numbers per sample
-    auto const some = std::max<std::int64_t>(1, (std::int64_t{1} << 19) / each);
+    auto const room = std::int64_t{1} << (g.is_cpu() ? 19 : 26);
+    auto const some = std::max<std::int64_t>(1, room / each);
     for (std::int64_t begin = 0; begin < n; begin += some) {
       auto const count = std::min(some, n - begin);
       auto const patches = at::im2col(use_.input.narrow(0, begin, count), use_.kernel,

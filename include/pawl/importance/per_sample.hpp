@@ -36,7 +36,7 @@ struct Probe {
   std::int64_t experience = 0;    ///< enters the random choices
   ActiveLogits active = {};       ///< empty: all outputs take part
   std::int64_t batch_size = 32;   ///< of readings by batch that leave it open
-  std::int64_t chunk = 256;       ///< samples per forward pass where batches are possible
+  std::int64_t chunk = 0;         ///< samples per pass where batches are possible; 0: `suitable_chunk`
   bool allow_batched = true;      ///< false: always one sample at a time
   PerSamplePath* path = nullptr;  ///< where to report the way taken
 
@@ -148,6 +148,15 @@ inline std::string compare_ways(Probe const& probe, Dataset const& data, PerSamp
   return "";
 }
 
+/// As many samples as a pass takes without waste: on the host, what stays in the caches; a device
+/// takes more at a time, as far as its memory goes.
+inline std::int64_t suitable_chunk(Dataset const& data, torch::Device device) {
+  constexpr std::int64_t few = 256, many = 4096, numbers = std::int64_t{1} << 21;
+  if (device.is_cpu()) return few;
+  auto const row = std::max<std::int64_t>(1, c10::multiply_integers(data.source->shape));
+  return std::clamp(numbers / row, few, many);
+}
+
 /// sum [P] float64 over the samples at `positions` [k] of a data set. On the side: eval mode;
 /// buffers, `.grad`, training flags and generators stay as found.
 inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor const& positions,
@@ -164,7 +173,10 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
   PerSamplePath path;
   if (!probe.allow_batched) path.obstacle = "one sample at a time was asked for";
   if (what.unit > 1) path.obstacle = "gradients of batch means were asked for";
-  auto const n = positions.numel(), chunk = what.unit > 1 ? what.unit : probe.chunk;
+  auto const n = positions.numel();
+  auto const chunk = what.unit > 1     ? what.unit
+                     : probe.chunk > 0 ? probe.chunk
+                                       : suitable_chunk(data, probe.arena.device());
   for (std::int64_t begin = 0; begin < n; begin += chunk) {
     auto const rows =
         data.read(positions.slice(0, begin, std::min(begin + chunk, n)), probe.arena.device());
