@@ -224,6 +224,12 @@ std::vector<pawl::StrategyRecord> check(Config const& config) {
   return list.records();
 }
 
+std::optional<int> gpu_of(Config const& config) {
+  auto const device = device_of(config.run.device);
+  if (device.is_cpu()) return std::nullopt;
+  return device.has_index() ? device.index() : 0;
+}
+
 pawl::TrainTest load_data(Config const& config) {
   return pawl::on_device(config.stream.load(config.run.data), device_of(config.run.device));
 }

@@ -65,6 +65,9 @@ std::vector<pawl::StrategyRecord> check(Config const& config);
 /// The data set of a configuration; shared by all seeds.
 pawl::TrainTest load_data(Config const& config);
 
+/// CUDA index of the device of a run; none for the host.
+std::optional<int> gpu_of(Config const& config);
+
 /// What one seed is made of: what is trained on, what is tested (the experiences' own test sets,
 /// whatever the training sets are), and a learner whose weights are drawn.
 struct Setting {

@@ -175,7 +175,8 @@ std::map<std::string, pawl::Summary> summaries(std::vector<SeedResult> const& re
   return all;
 }
 
-Json summary_record(std::vector<SeedResult> const& results, bool interrupted) {
+Json summary_record(std::vector<SeedResult> const& results, Joules const& joules,
+                    bool interrupted) {
   auto seeds = Json::array();
   std::vector<double> train, total;
   for (auto const& r : results) {
@@ -195,7 +196,10 @@ Json summary_record(std::vector<SeedResult> const& results, bool interrupted) {
           {"metrics", metrics},
           {"seconds",
            {{"train", train.empty() ? Json(nullptr) : summary_json(pawl::summarise(train))},
-            {"total", total.empty() ? Json(nullptr) : summary_json(pawl::summarise(total))}}}};
+            {"total", total.empty() ? Json(nullptr) : summary_json(pawl::summarise(total))}}},
+          {"joules",
+           {{"processors", joules.processors ? Json(*joules.processors) : Json(nullptr)},
+            {"device", joules.device ? Json(*joules.device) : Json(nullptr)}}}};
 }
 
 OutputFile::OutputFile(std::filesystem::path path, bool force, std::string flag)

@@ -12,6 +12,7 @@
 #include <pawl/metrics/statistics.hpp>
 
 #include "config.hpp"
+#include "energy.hpp"
 #include "experiment.hpp"
 
 #include <nlohmann/json.hpp>
@@ -26,7 +27,8 @@ Json result_record(SeedResult const& result);
 
 /// Metrics that are defined for every seed, over seeds.
 std::map<std::string, pawl::Summary> summaries(std::vector<SeedResult> const& results);
-Json summary_record(std::vector<SeedResult> const& results, bool interrupted);
+/// `joules`: of the whole run.
+Json summary_record(std::vector<SeedResult> const& results, Joules const& joules, bool interrupted);
 
 /// All options of a configuration, as in a config file.
 Json config_json(Config& config);

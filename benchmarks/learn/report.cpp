@@ -49,7 +49,8 @@ std::string mean_and_interval(std::vector<SeedResult> const& results, std::strin
   return text + " +- " + cell(found->second.half_width, scale, digits);
 }
 
-std::string result_table(Config const& config, std::vector<SeedResult> const& results) {
+std::string result_table(Config const& config, std::vector<SeedResult> const& results,
+                         Joules const& joules) {
   auto const all = summaries(results);
   std::vector<std::vector<std::string>> rows{{"metric", "mean", "95 % interval", "std", "n"}};
   for (auto const& name : metric_names()) {
@@ -75,6 +76,8 @@ std::string result_table(Config const& config, std::vector<SeedResult> const& re
   text += fmt::format(
       "\nper seed: {:.1f} s training, {:.1f} s evaluation, {:.0f} samples/s; engine: {}\n",
       pawl::mean(train), pawl::mean(evaluate), pawl::mean(rate), results.back().engine);
+  if (joules.processors) text += fmt::format("processors: {:.0f} J in all\n", *joules.processors);
+  if (joules.device) text += fmt::format("device: {:.0f} J in all\n", *joules.device);
   return text;
 }
 

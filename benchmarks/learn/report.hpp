@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "energy.hpp"
 #include "experiment.hpp"
 
 namespace bench {
@@ -16,7 +17,8 @@ std::string aligned(std::vector<std::vector<std::string>> const& rows, std::size
 std::string mean_and_interval(std::vector<SeedResult> const& results, std::string const& metric,
                               double scale = 1);
 
-std::string result_table(Config const& config, std::vector<SeedResult> const& results);
+std::string result_table(Config const& config, std::vector<SeedResult> const& results,
+                         Joules const& joules);
 std::string result_csv(std::vector<SeedResult> const& results);
 
 }  // namespace bench

@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,16 +15,15 @@ namespace bench {
 namespace {
 
 void print(Format format, Config& config, Json const& header,
-           std::vector<SeedResult> const& results, bool stopped) {
+           std::vector<SeedResult> const& results, Joules const& joules, bool stopped) {
   std::string text;
-  if (format == Format::table) text = result_table(config, results);
+  if (format == Format::table) text = result_table(config, results, joules);
   if (format == Format::csv) text = result_csv(results);
   if (format == Format::json) {
     auto list = Json::array();
     for (auto const& r : results) list.push_back(result_record(r));
-    text =
-        Json{{"header", header}, {"results", list}, {"summary", summary_record(results, stopped)}}
-            .dump(2);
+    auto const summary = summary_record(results, joules, stopped);
+    text = Json{{"header", header}, {"results", list}, {"summary", summary}}.dump(2);
     text += "\n";
   }
   std::fputs(text.c_str(), stdout);
@@ -40,11 +40,15 @@ int run(Config& config, bool force) {
   out.line(header);
   std::vector<SeedResult> results;
   bool anything = false;
+  std::optional<EnergyMeter> energy;
+  auto const joules = [&] { return energy ? energy->read() : Joules{}; };
   try {
     auto const data = load_data(config);
+    energy.emplace(gpu_of(config));
     auto const on_experience = [&](ExperienceResult const& r) {
       out.line(experience_record(r));
       anything = true;
+      joules();  // so that no counter comes round unseen
     };
     auto const on_result = [&](SeedResult const& r) {
       out.line(result_record(r));
@@ -56,14 +60,16 @@ int run(Config& config, bool force) {
     std::fprintf(stderr, "pawl-bench: interrupted with %zu of %lld seeds finished\n",
                  results.size(), static_cast<long long>(config.run.seeds));
     if (!anything) return exit_interrupted;
-    out.line(summary_record(results, true));
+    auto const used = joules();
+    out.line(summary_record(results, used, true));
     out.finish();
-    if (!results.empty()) print(config.run.format, config, header, results, true);
+    if (!results.empty()) print(config.run.format, config, header, results, used, true);
     return exit_interrupted;
   }
-  out.line(summary_record(results, false));
+  auto const used = joules();
+  out.line(summary_record(results, used, false));
   out.finish();
-  print(config.run.format, config, header, results, false);
+  print(config.run.format, config, header, results, used, false);
   return 0;
 }
 

@@ -33,11 +33,11 @@ struct Probe {
   Model const& model;
   Arena const& arena;
   Seed seed = {};
-  std::int64_t experience = 0;    ///< enters the random choices
-  ActiveLogits active = {};       ///< empty: all outputs take part
-  std::int64_t batch_size = 32;   ///< of readings by batch that leave it open
-  std::int64_t chunk = 0;         ///< samples per pass where batches are possible; 0: `suitable_chunk`
-  bool allow_batched = true;      ///< false: always one sample at a time
+  std::int64_t experience = 0;   ///< enters the random choices
+  ActiveLogits active = {};      ///< empty: all outputs take part
+  std::int64_t batch_size = 32;  ///< of readings by batch that leave it open
+  std::int64_t chunk = 0;     ///< samples per pass where batches are possible; 0: `suitable_chunk`
+  bool allow_batched = true;  ///< false: always one sample at a time
   PerSamplePath* path = nullptr;  ///< where to report the way taken
 
   /// Logits [n, C'] of rows with their graph, in the mode the module is in. With `produced` the
