@@ -25,7 +25,7 @@ struct L2 {
   void end(pawl::Context& context, pawl::Experience const&) { anchor = context.weights().clone(); }
 
   void describe(pawl::Options& o) { o("strength", strength, pawl::at_least(0), "0 is naive"); }
-  void state(pawl::Archive& a) { a.flat("anchor", anchor); }
+  void state(pawl::Archive& a) { a.flat("anchor", anchor, pawl::Archive::Fill::weights); }
 
   torch::Tensor anchor{};  ///< [P] weights at the end of the last experience
 };

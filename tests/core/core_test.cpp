@@ -876,6 +876,14 @@ TEST_CASE("numbers of options do not depend on the program's locale") {
   CHECK(read_number("0.25", real));
   CHECK(real == 0.25);
   CHECK_FALSE(read_number("0,25", real));
+  CHECK(text_of({12345, " ", 0.5}) == "12345 0.5");
+  auto const folder = std::filesystem::temp_directory_path() / "pawl_locale.safetensors";
+  nn::Sequential net(nn::Linear(40, 40)), other(nn::Linear(40, 40));
+  Learner{net, Sgd{}}.save(folder.string());
+  Learner loaded{other, Sgd{}};
+  loaded.load(folder.string());
+  CHECK(other->parameters()[0].equal(net->parameters()[0]));
+  std::filesystem::remove(folder);
   std::locale::global(found);
 }
 

@@ -24,6 +24,7 @@
 #include <pawl/core/any_learner.hpp>
 #include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/core/torch_optimizer.hpp>
+#include <pawl/data/pad.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/models/mlp.hpp>
@@ -837,4 +838,134 @@ TEST_CASE("a short last batch that is never reached is no obstacle") {
   CHECK_NOTHROW(learner.fit(rows(41, torch::kFloat32), {.iterations = 5, .batch_size = 8}));
   CHECK_THROWS_AS(learner.fit(rows(41, torch::kFloat32), {.iterations = 6, .batch_size = 8}),
                   Error);
+}
+
+namespace {
+
+/// A network whose mask is a buffer that holds infinities, beside one of booleans.
+struct MaskedImpl : nn::Module {
+  MaskedImpl() {
+    layer = register_module("layer", nn::Linear(5, 3));
+    mask = register_buffer("mask", torch::tensor({0., 0., -INFINITY}, torch::kFloat64));
+    flags = register_buffer("flags", torch::tensor({true, true, false}));
+    layer->to(torch::kFloat64);
+    draw_weights(*layer);
+  }
+  Tensor forward(Tensor const& x) {
+    return torch::where(flags, layer(x), mask - 30).clamp_min(-30);
+  }
+  nn::Linear layer{nullptr};
+  Tensor mask, flags;
+};
+TORCH_MODULE(Masked);
+
+/// One layer under two names.
+struct TiedImpl : nn::Module {
+  TiedImpl() {
+    first = register_module("first", nn::Linear(5, 5));
+    again = register_module("again", first);
+    last = register_module("last", nn::Linear(5, 3));
+    to(torch::kFloat64);
+    draw_weights(*first);
+    draw_weights(*last);
+  }
+  Tensor forward(Tensor const& x) { return last(torch::tanh(again(torch::tanh(first(x))))); }
+  nn::Linear first{nullptr}, again{nullptr}, last{nullptr};
+};
+TORCH_MODULE(Tied);
+
+}  // namespace
+
+TEST_CASE("buffers that no shard moves stay as they are, whatever they hold") {
+  Masked net;
+  Learner learner{net, Sgd{.lr = 0.1}};
+  learner.fit(rows(16, torch::kFloat64), {.batch_size = 8, .shards = 2});
+  CHECK(net->mask.equal(torch::tensor({0., 0., -INFINITY}, torch::kFloat64)));
+  CHECK(net->flags.equal(torch::tensor({true, true, false})));
+}
+
+TEST_CASE("a layer that is registered twice is trained once a step") {
+  Tied net, twin;
+  Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9}};
+  CHECK(learner.context().arena.parameters().size() == 4);
+  auto const experience = rows(24, torch::kFloat64);
+  learner.fit(experience, {.batch_size = 8, .shuffle = false});
+  CHECK_FALSE(learner.context().arena.ensure(*net));
+  std::vector<Tensor> parameters = twin->last->parameters();
+  for (auto const& p : twin->first->parameters()) parameters.push_back(p);
+  torch::optim::SGD sgd(parameters, torch::optim::SGDOptions(0.1).momentum(0.9));
+  auto const x = read_all(*experience.train.source);
+  for (std::int64_t begin = 0; begin < 24; begin += 8) {
+    sgd.zero_grad();
+    auto const z = twin->forward(x.narrow(0, begin, 8));
+    torch::cross_entropy_loss(z, experience.train.labels.narrow(0, begin, 8)).backward();
+    sgd.step();
+  }
+  CHECK(torch::allclose(net->first->weight, twin->first->weight, 0, 1e-12));
+  CHECK(torch::allclose(net->last->weight, twin->last->weight, 0, 1e-12));
+}
+
+TEST_CASE("a list of strategies may be checked again, and a begin that failed be tried again") {
+  struct Owner {
+    bool fails = true;
+    void begin(Context& c, Experience const&) {
+      old = c.old_classes;
+      if (fails) throw Error("not yet");
+    }
+    Tensor loss(Context& c) { return c.weighted_cross_entropy(); }
+    std::vector<std::int64_t> old{};
+  };
+  StrategyList list(std::vector<AnyStrategy>{Owner{}});
+  list.check();
+  CHECK_NOTHROW(list.check());
+  auto net = plain_network(torch::kFloat64);
+  Learner learner{net, Sgd{}, Owner{}};
+  CHECK_THROWS_WITH_AS(learner.fit(rows(8, torch::kFloat64)), "not yet", Error);
+  learner.strategy<Owner>().fails = false;
+  learner.fit(rows(8, torch::kFloat64));
+  CHECK(learner.strategy<Owner>().old.empty());
+}
+
+TEST_CASE("the learning rate of an optimizer of LibTorch can be set at any time") {
+  for (auto const* name : {"rmsprop", "adagrad"}) {
+    auto net = plain_network(torch::kFloat64);
+    AnyLearner learner{Model(net), make_optimizer(name), StrategyList{}};
+    learner.fit(rows(8, torch::kFloat64));
+    set_option(learner.optimizer(), "lr", "0");
+    auto const before = net->parameters()[0].clone();
+    learner.fit(rows(8, torch::kFloat64, 2));
+    CHECK(net->parameters()[0].equal(before));
+  }
+  auto const two_groups = [](Parameters const& all) {
+    auto optimizer =
+        std::make_unique<torch::optim::SGD>(Parameters{all[0]}, torch::optim::SGDOptions(0));
+    optimizer->add_param_group(torch::optim::OptimizerParamGroup(
+        {all[1], all[2], all[3]}, std::make_unique<torch::optim::SGDOptions>(0.1)));
+    return optimizer;
+  };
+  auto net = plain_network(torch::kFloat64);
+  Learner learner{net, TorchOptimizer{two_groups}};
+  auto const frozen = net->parameters()[0].clone(), moved = net->parameters()[1].clone();
+  learner.fit(rows(24, torch::kFloat64),
+              {.epochs = 3, .batch_size = 8, .lr_schedule = Schedule::cosine});
+  CHECK(net->parameters()[0].equal(frozen));
+  CHECK(net->parameters()[1].isfinite().all().item<bool>());
+  CHECK_FALSE(net->parameters()[1].equal(moved));
+}
+
+TEST_CASE("inputs may be shifted without being divided, and divided without being shifted") {
+  auto const x = torch::arange(6, torch::kFloat64).view({1, 2, 3});
+  using List = std::vector<double>;
+  auto const of = [&](List mean, List deviation) {
+    return Normalise{.mean = std::move(mean), .deviation = std::move(deviation)}(x,
+                                                                                 torch::kFloat64);
+  };
+  auto const channels = torch::tensor({1., 2.}, torch::kFloat64).view({1, 2, 1});
+  CHECK(of({}, {4}).equal(x / 4));
+  CHECK(of({3}, {}).equal(x - 3));
+  CHECK(of({}, {1, 2}).equal(x / channels));
+  CHECK(of({1, 2}, {}).equal(x - channels));
+  CHECK(of({1, 2}, {4}).equal((x - channels) / 4));
+  CHECK_THROWS_WITH_AS(of({}, {1, 2, 3}), doctest::Contains("3 deviations for inputs [1, 2, 3]"),
+                       Error);
 }

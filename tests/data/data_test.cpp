@@ -299,6 +299,18 @@ TEST_CASE("CIFAR-10 joins its batches in order, channels first") {
   CHECK(pawl::load_cifar10(scratch / "cifar-10-batches-bin").classes == 10);
 }
 
+TEST_CASE("a CIFAR-10 batch that is shorter than the others is refused") {
+  Scratch const scratch;
+  for (int b = 1; b <= 5; ++b) {
+    auto const row = cifar_row(1, b, 1);
+    write(scratch / ("data_batch_" + std::to_string(b) + ".bin"), b == 4 ? row : row + row);
+  }
+  write(scratch / "test_batch.bin", cifar_row(1, 4, 99));
+  CHECK_THROWS_WITH_AS(pawl::load_cifar10(scratch.path),
+                       Contains("data_batch_4.bin: has 1 rows but data_batch_1.bin has 2"),
+                       pawl::Error);
+}
+
 TEST_CASE("CIFAR-100 gives fine or coarse labels") {
   Scratch const scratch;
   auto row = cifar_row(2, 0, 7);

@@ -380,6 +380,32 @@ TEST_CASE("a cosine head learns eta and grows row by row like the growing head")
   CHECK(head->eta.item<double>() != 1);
 }
 
+TEST_CASE("rows of heads start as they are told to, whenever they appear") {
+  using pawl::InitScheme;
+  auto const largest = [](torch::Tensor const& t) { return t.abs().max().item<double>(); };
+  auto const tasks = [](pawl::Init const& init) {
+    return pawl::MultiHead(50, 40, 2, pawl::Seed{1}, init);
+  };
+  auto const glorot = tasks({.scheme = InitScheme::xavier});
+  for (auto const& weight : glorot->weights) {
+    CHECK(largest(weight) < std::sqrt(6. / 90));
+    CHECK(largest(weight) > .99 * std::sqrt(6. / 90));
+  }
+  CHECK(largest(tasks({.scheme = InitScheme::kaiming})->weights[1]) > .99 * std::sqrt(6. / 50));
+  CHECK(largest(tasks({.scheme = InitScheme::kaiming})->biases[1]) == 0);
+  auto const constant = tasks({.scheme = InitScheme::normal, .deviation = 0, .bias = 0.3});
+  CHECK(largest(constant->weights[0]) == 0);
+  CHECK(constant->biases[1].eq(0.3f).all().item<bool>());
+
+  pawl::Init const xavier{.scheme = InitScheme::xavier};
+  pawl::GrowingHead early(50, 40, pawl::Seed{1}, xavier), late(50, 1, pawl::Seed{1}, xavier);
+  late->to(torch::kFloat64);
+  late->announce({39}, -1, pawl::Seed{1});
+  CHECK(late->weight.equal(early->weight.to(torch::kFloat64)));
+  CHECK(largest(early->weight) < std::sqrt(6. / 50));
+  CHECK(largest(early->weight) > .99 * std::sqrt(6. / 50));
+}
+
 TEST_CASE("an imprinted row points at its class and is as long as the others on average") {
   pawl::CosineHead head(2, 3, pawl::Seed{1});
   {
@@ -394,4 +420,19 @@ TEST_CASE("an imprinted row points at its class and is as long as the others on 
                        pawl::Error);
   CHECK_THROWS_WITH_AS(head->imprint(3, torch::ones({1, 2})),
                        doctest::Contains("announce it first"), pawl::Error);
+}
+
+TEST_CASE("rows that appear together are imprinted with the mean length of the old rows") {
+  pawl::CosineHead head(2, 2, pawl::Seed{1});
+  {
+    torch::NoGradGuard no_grad;
+    head->weight.copy_(torch::tensor({{2.f, 0.f}, {0.f, 4.f}}));
+  }
+  head->announce({2, 3}, -1, pawl::Seed{1});
+  head->imprint(3, torch::tensor({{0.f, 7.f}}));
+  head->imprint(2, torch::tensor({{7.f, 0.f}}));
+  auto const wanted = torch::tensor({{2.f, 0.f}, {0.f, 4.f}, {3.f, 0.f}, {0.f, 3.f}});
+  CHECK(torch::allclose(head->weight, wanted, 0, 1e-5));
+  head->imprint(0, torch::tensor({{0.f, 1.f}}));
+  CHECK(torch::allclose(head->weight[0], torch::tensor({0.f, 4.f}), 0, 1e-5));
 }

@@ -173,6 +173,23 @@ TEST_CASE("the Fisher of softmax regression has the values computed by hand") {
 }
 
 // 3 sigma: false alarm 0.3 %, at this seed none.
+TEST_CASE("with more than twenty outputs labels are sampled, unless they are asked for") {
+  for (std::int64_t const outputs : {20, 21}) {
+    auto net = seeded(nn::Sequential(nn::Linear(3, outputs)));
+    Model const model(net);
+    Arena const arena(*net);
+    auto x = torch::empty({6, 3}, torch::kFloat64);
+    fill_normal(x, 0, 1, Seed{2}.generator("x"));
+    auto const data = data_of(x, torch::zeros({6}, torch::kInt64));
+    auto const of = [&](FisherLabels labels) {
+      return fisher(model, arena, data, {.labels = labels}, Seed{4});
+    };
+    auto const automatic = fisher(model, arena, data, {}, Seed{4});
+    CHECK(automatic.equal(of(FisherLabels::exact)) == (outputs == 20));
+    CHECK(automatic.equal(of(FisherLabels::sampled)) == (outputs == 21));
+  }
+}
+
 TEST_CASE("sampled labels average to the exact Fisher") {
   Regression const r;
   auto const n = std::int64_t{4000};

@@ -152,6 +152,17 @@ TEST_CASE(
   CHECK(std::isnan(accuracy.fwt_all_pairs()));
 }
 
+TEST_CASE("what was measured in the end alone has no forgetting and no curve") {
+  pawl::AccuracyMatrix accuracy;
+  for (int i = 0; i < 3; ++i) accuracy.append(std::vector<double>(4, missing));
+  accuracy.append(shared_vector[3]);
+  check_close(accuracy.final_accuracy(), .9);
+  for (auto const& [name, value] : accuracy.metrics()) {
+    CAPTURE(name);
+    CHECK(value.has_value() == (name == "final_accuracy"));
+  }
+}
+
 TEST_CASE("forgetting looks at rows from before an experience, its restriction does not") {
   pawl::AccuracyMatrix accuracy;
   accuracy.append(std::vector<double>{.9, .7, .1});
@@ -219,6 +230,9 @@ TEST_CASE("the accuracy matrix refuses percent, odd sizes and mixed predictions"
   CHECK_THROWS_WITH_AS(
       accuracy.append(pawl::AccuracyRow{.accuracy = {.5}, .prediction = "task_masked"}),
       doctest::Contains("predicted as 'task_masked' but the first one as 'class'"), pawl::Error);
+  CHECK_THROWS_WITH_AS(
+      accuracy.append(pawl::AccuracyRow{.accuracy = {.5}, .prediction = "class", .active = "all"}),
+      doctest::Contains("competed in row 1 are 'all' but ''"), pawl::Error);
   CHECK(accuracy.size() == 1);
 }
 

@@ -385,6 +385,16 @@ TEST_CASE("angles are linear, uniform from the seed, or listed") {
   auto const fewer = pawl::rotation_angles(
       {.experiences = 7, .angles = pawl::Angles::uniform, .low = 10, .high = 20}, {3});
   CHECK(std::equal(fewer.begin(), fewer.end(), drawn.begin()));
+  auto const sliced =
+      pawl::rotation_angles({.experiences = 50, .angles = pawl::Angles::sliced, .high = 100}, {3});
+  auto between = true, even = true;
+  for (std::size_t e = 0; e < 50; ++e) {
+    auto const begin = 2 * static_cast<double>(e);
+    between = between && sliced[e] >= begin && sliced[e] < begin + 2;
+    even = even && std::abs(sliced[e] - begin - 1) < 0.5;
+  }
+  CHECK(between);
+  CHECK_FALSE(even);
   CHECK(pawl::rotate(toy(2), {.angle_list = {5, 10}}).size() == 2);
   CHECK_THROWS_WITH_AS(pawl::rotation_angles({.low = 20, .high = 10}, {}), Contains("above high"),
                        pawl::Error);
@@ -519,6 +529,17 @@ TEST_CASE("hidden boundaries leave no trace of the experience") {
                        Contains("task ids tell the boundaries"), pawl::Error);
 }
 
+TEST_CASE("parts know which experience they are of, unless boundaries are hidden") {
+  auto const stream = pawl::split_classes(toy(6), {.experiences = 2});
+  CHECK(stream[1].part_of == -1);
+  auto const shown = pawl::chunks(stream, {.size = 2});
+  CHECK(shown[0].part_of == 0);
+  CHECK(shown[shown.size() - 1].index == shown.size() - 1);
+  CHECK(shown[shown.size() - 1].part_of == 1);
+  auto const hidden = pawl::chunks(stream, {.size = 2, .boundaries = pawl::Boundaries::hidden});
+  for (auto const& part : hidden) CHECK(part.part_of == -1);
+}
+
 TEST_CASE("chunks of no size, or that are all dropped, are refused") {
   auto const stream = pawl::split_classes(toy(4), {.experiences = 2});
   CHECK_THROWS_WITH_AS(pawl::chunks(stream, {.size = 0}), Contains("size is 0"), pawl::Error);
@@ -624,6 +645,20 @@ TEST_CASE("a named stream limits, pads, normalises, joins and cuts") {
   pawl::set_option(named, "train_limit", "1443");
   CHECK_THROWS_WITH_AS(named.build(shipped(), {1}),
                        Contains("train_limit is 1443 but there are only 1442"), pawl::Error);
+}
+
+TEST_CASE("a named stream may end early, with the outputs of the whole") {
+  auto named = pawl::make_stream_choice("split_digits");
+  auto const data = toy(4);
+  auto const whole = named.build(data, pawl::Seed{1});
+  pawl::set_option(named, "take", "2");
+  auto const some = named.build(data, pawl::Seed{1});
+  CHECK(some.size() == 2);
+  CHECK(some.outputs == whole.outputs);
+  CHECK(torch::equal(some[1].train.rows, whole[1].train.rows));
+  pawl::set_option(named, "take", "99");
+  CHECK_THROWS_WITH_AS(named.build(data, pawl::Seed{1}), Contains("take is 99 but there are only"),
+                       pawl::Error);
 }
 
 TEST_CASE("a rotated named stream takes angles as text") {

@@ -127,6 +127,7 @@ struct StrategyList {
   /// The rules on exclusive hooks, in the same words as at compile time.
   void check() {
     std::string loss_owner, scores_owner;
+    *this = StrategyList(std::move(strategies));  // as never checked before
     for (auto const& s : strategies) {
       auto const name = s.type_name();
       if (s.self_->owns_loss()) {

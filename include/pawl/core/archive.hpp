@@ -56,7 +56,10 @@ struct Texts {
 class Archive {
  public:
   enum class Mode { save, load, grow, count };
-  enum class Fill { zero, weights };  ///< of the new rows of a flat tensor when a head grows
+  enum class Fill {
+    zero,
+    weights
+  };  ///< value of what appears when a head grows: 0, or the present weight (for anchors)
 
   explicit Archive(Mode mode) : mode(mode) {}
 

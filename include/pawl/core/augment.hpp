@@ -22,13 +22,13 @@ struct Augment {
     o("augment_crop", crop, between(0, 1024),
       "zeros put around training images, of which a random window of their own size is cut; 0: "
       "none");
-    o("augment_flip", flip, "mirror training images left to right, every other one at random");
+    o("augment_flip", flip, "mirror training images left to right, each with probability 1/2");
   }
 
   bool any() const { return crop > 0 || flip; }
 
-  /// Draws how each of n images is shown: [n, 3] int64 on the host, shift down and right and
-  /// whether it is mirrored.
+  /// Draws how each of n images is shown: [n, 3] int64 on the host, how far down and right
+  /// of each pixel its value is taken from, and whether it is mirrored.
   Tensor draw(std::int64_t n, Generator generator) const {
     auto views = torch::zeros({n, 3}, torch::kInt64);
     auto* view = views.data_ptr<std::int64_t>();

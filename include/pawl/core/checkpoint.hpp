@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <iterator>
+#include <locale>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -51,6 +52,7 @@ inline std::string checksum(std::vector<std::string_view> const& pieces) {
 /// The header of an archive whose tensors are `held` (on the host, in the same order).
 inline std::string header_of(Archive const& archive, std::vector<Tensor> const& held) {
   std::ostringstream header;
+  header.imbue(std::locale::classic());
   header << checkpoint_start << no_checksum << "\",\"threads\":\"" << torch::get_num_threads()
          << '"';
   for (std::size_t i = 0; i < archive.texts.names.size(); ++i) {
@@ -67,7 +69,8 @@ inline std::string header_of(Archive const& archive, std::vector<Tensor> const& 
     require(known != std::end(dtype_names), {"cannot save '", entry.key(), "' of type ", type});
     std::string shape;
     for (auto const extent : tensor->sizes()) {
-      shape += (shape.empty() ? "" : ",") + std::to_string(extent);
+      if (!shape.empty()) shape += ',';
+      shape += std::to_string(extent);
     }
     auto const end = offset + tensor->nbytes();
     header << ',' << json_string(entry.key()) << ":{\"dtype\":\"" << known->name << "\",\"shape\":["

@@ -45,6 +45,8 @@ class Context {
   Tensor const& weights() const { return block_ ? block_->weights() : arena.weights(); }
   /// The same of the gradient; edits reach the optimizer.
   Tensor const& gradient() { return block_ ? block_->gradient() : arena.gradient(); }
+  /// The same for observers, to be looked at.
+  Tensor const& gradient() const { return const_cast<Context*>(this)->gradient(); }
   /// The same of any flat tensor [P].
   Tensor here(Tensor const& flat) const { return block_ ? block_->where().of(flat) : flat; }
 
@@ -57,8 +59,9 @@ class Context {
   std::int64_t steps = 0;                  ///< of the experience in all
   std::int64_t total_steps = 0;            ///< since the learner was made
   std::int64_t shard = 0;
-  std::int64_t planned_until = 0;  ///< step up to which the host has run ahead of a device, while
-                                   ///< observers of losses are told of the steps before it
+  std::int64_t planned_until = 0;  ///< first step whose host decisions (draws, insertions) are not
+                                   ///< made yet; above `step` while a device replays recorded
+                                   ///< steps, and `save` is refused then
   Dataset train;                   ///< what this experience trains on, after `enlarge`
   std::vector<std::int64_t> old_classes;  ///< labels announced before this experience, ascending
   std::vector<std::int64_t> seen;  ///< labels announced so far, this experience included, ascending
@@ -75,8 +78,10 @@ class Context {
   std::vector<Tensor> shard_logits;  ///< with shards: detached logits of each one's fresh rows
   std::int64_t step_rows = 0;        ///< rows of the whole step, over all shards and parts
   std::int64_t default_rows = 0;     ///< those of them with the default weight: R
+  std::vector<Tensor> labels_apart;  ///< labels (host) of rows that `extend`, in shard 0, leaves to
+                                     ///< passes of their own for the supervised loss
   Tensor step_labels;       ///< [n] int64 (host) of the step's rows of any weight but 0, over all
-                            ///< shards; set for active = batch
+                            ///< shards, and of those apart; set for active = batch
   double task_factor = 1;   ///< multiplies the supervised loss of this step; `extend` may set it
   Tensor task_loss;         ///< [] supervised loss of the step, detached
   Tensor task_gradient;     ///< [P] gradient of the supervised loss alone, of the present block as
@@ -144,8 +149,9 @@ class Context {
   /// `train_mode`.
   Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
 
-  /// While it lives, `weights`, `gradient` and `here` are those of a block. With `additions`, zeros
-  /// to which hooks may add stand in for a gradient that is not to be formed.
+  /// Restricts `weights`, `gradient` and `here` to one block while it lives. With `additions`,
+  /// `gradient` is a buffer of zeros: what hooks add to it is applied to the weights, and the true
+  /// gradient is never formed.
   class LookAt {
    public:
     LookAt(Context& c, Block const& where, bool additions = false)
@@ -230,9 +236,10 @@ inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tens
     if (is_prefix(seen)) return z.narrow(1, 0, std::min<std::int64_t>(count, seen.back() + 1));
     return hide(column_mask(seen, count));
   }
-  if (fresh_rows == z.size(0)) return hide(column_mask(experience->classes, count));
+  auto const& current = experience != nullptr ? experience->classes : seen;  // after training
+  if (fresh_rows == z.size(0)) return hide(column_mask(current, count));
   auto mask = column_mask(seen, count).repeat({z.size(0), 1});
-  mask.narrow(0, 0, fresh_rows).copy_(column_mask(experience->classes, count));
+  mask.narrow(0, 0, fresh_rows).copy_(column_mask(current, count));
   if (tasks.defined()) {
     for (auto i = fresh_rows; i < z.size(0); ++i) {
       auto const own = task_classes.of(tasks[i].item<std::int64_t>());

@@ -15,8 +15,8 @@
 namespace pawl {
 inline namespace v0 {
 
-/// A view of a source: which rows, under which labels, and how they become inputs. Views of views
-/// are flat.
+/// A view of a source: which rows, under which labels, and how they become inputs. A view of a view
+/// holds row numbers of the source, never a chain.
 struct Dataset {
   std::shared_ptr<Source const> source;
   Tensor rows;      ///< [n] int64 on the host: row numbers in the source
@@ -129,7 +129,9 @@ inline Dataset concatenate(std::vector<Dataset> const& sets) {
       auto shape = out.sizes().vec();
       shape[0] = static_cast<std::int64_t>(where[k].size());
       auto some = torch::empty(shape, out.options());
-      parts[k].source->read(torch::tensor(which[k]), some);
+      auto const& source = *parts[k].source;
+      auto const rows = torch::tensor(which[k]);
+      source.read(source.reads_on_device ? rows.to(source.device) : rows, some);
       out.index_copy_(0, torch::tensor(where[k]).to(out.device()), some);
     }
   };
@@ -145,6 +147,7 @@ struct Experience {
   std::int64_t task = -1;               ///< task id, -1 where the scenario gives none
   Dataset train{};
   Dataset test{};
+  std::int64_t part_of = -1;  ///< number of the experience that this is a known part of, else -1
 };
 
 /// An experience from plain tensors: x [N, ...] of any type, y [N] integers.

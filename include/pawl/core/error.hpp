@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -100,6 +101,7 @@ class MessagePart {
 /// The parts written one after another.
 inline std::string text_of(std::initializer_list<MessagePart> parts) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());  // numbers alike in every country: some texts are compared
   for (auto const& part : parts) out << part;
   return out.str();
 }

@@ -71,9 +71,9 @@ concept NeedsTaskGradient = requires {
   requires S::needs_task_gradient;
 };
 
-/// Strategies that say `static constexpr bool elementwise = true` do in `edit_gradient` and
-/// `after_step` to every weight by itself what they do. These may then be called for one block of
-/// the weights after another, each of which stays in the cache from the first hook to the last:
+/// Strategies that say `static constexpr bool elementwise = true` change weight i, in
+/// `edit_gradient` and `after_step`, through values at index i alone. These hooks may then be
+/// called once per block of the weights, which stays in the cache from the first hook to the last:
 /// they look at the weights through `context.weights()`, `gradient()` and `task_gradient` alone,
 /// and at flat tensors of their own through `context.here(flat)`.
 template <class S>

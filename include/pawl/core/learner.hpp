@@ -258,7 +258,12 @@ class Learner {
     announce_tasks(experience);
     insert_sorted(c.seen, experience.classes);
     if (c.training.optimizer_at_boundary == AtBoundary::reset) optimizer_.reset();
-    strategies_.begin(c, experience);
+    try {
+      strategies_.begin(c, experience);
+    } catch (...) {
+      if (!again) c.seen = c.old_classes;  // it has not begun
+      throw;
+    }
     in_experience_ = true;
   }
 

@@ -14,10 +14,10 @@ inline namespace v0 {
 ///   void step(Context const&)     after every step: losses, penalties, logits, gradient, weights
 ///   void end(Context const&)      after the last step of an experience
 /// One that says `static constexpr bool wants_penalties = true` also sees the values of closed-form
-/// penalties. One whose `step` looks at losses and penalties alone says `static constexpr bool
-/// only_losses = true`: a device then plans many steps ahead, where others see each step before the
-/// next is planned, and on the host gradients need not be formed where all that follows is that
-/// plain SGD adds them to the weights.
+/// penalties. One whose `step` reads losses and penalties alone says `static constexpr bool
+/// only_losses = true`: pawl may then run ahead on a device, where others see each step before the
+/// next is planned, and leave gradients unformed that plain SGD only adds to the weights. Such an
+/// observer must not call `save`.
 template <class O>
 concept Observer = requires(O o, Context const& c) {
   o.begin(c);

@@ -52,14 +52,15 @@ struct RmsProp {
       };
     }
     inner.prepare(arena);
+    inner.set_learning_rate(lr);
   }
   void step(Arena& arena) {
     prepare(arena);
     inner.step(arena);
   }
-  double learning_rate() const { return inner.inner ? inner.learning_rate() : lr; }
-  void set_learning_rate(double rate) { lr = rate, inner.set_learning_rate(rate); }
-  void reset() { inner.reset(); }
+  double learning_rate() const { return lr; }
+  void set_learning_rate(double rate) { lr = rate; }
+  void reset() { inner = {}; }
   void state(Archive& a) { inner.state(a); }
 
   // State: written by `step`.
@@ -93,14 +94,15 @@ struct Adagrad {
       };
     }
     inner.prepare(arena);
+    inner.set_learning_rate(lr);
   }
   void step(Arena& arena) {
     prepare(arena);
     inner.step(arena);
   }
-  double learning_rate() const { return inner.inner ? inner.learning_rate() : lr; }
-  void set_learning_rate(double rate) { lr = rate, inner.set_learning_rate(rate); }
-  void reset() { inner.reset(); }
+  double learning_rate() const { return lr; }
+  void set_learning_rate(double rate) { lr = rate; }
+  void reset() { inner = {}; }
   void state(Archive& a) { inner.state(a); }
 
   // State: written by `step`.

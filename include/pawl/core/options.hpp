@@ -53,11 +53,13 @@ struct Option {
 
   std::string get() const;                  ///< the present value as `set` would take it
   void set(std::string const& text) const;  ///< throws Error on a bad value
+  void check() const { put(get()); }        ///< throws Error where the present value is a bad one
 
   // The binding. One description for all types: a closure for each option would cost a user's
   // compiler more than the rest of this file.
   void* member = nullptr;                             ///< of the type that `kind` tells
   Range range{};                                      ///< of numbers
+  std::int64_t* rival = nullptr;                      ///< becomes 0 when this one is set
   std::size_t (*number)(void const*) = nullptr;       ///< of the present enumerator
   void (*assign)(void*, std::size_t) = nullptr;       ///< an enumerator by its number
   std::function<std::string()> present{};             ///< of a component: its name
@@ -70,6 +72,7 @@ struct Option {
     return *static_cast<T*>(member);
   }
   std::size_t choice(std::string const& text) const;
+  void put(std::string const& text) const;
   void assign_value(std::string const& text) const;
 };
 
@@ -136,6 +139,9 @@ class Options {
     option.present = std::move(get);
     option.replace = std::move(set);
   }
+
+  /// The option described last takes the place of another: setting it sets `other` to 0.
+  void instead_of(std::int64_t& other) { all_.back().rival = &other; }
 
   OptionList const& all() const& { return all_; }
   OptionList all() && { return std::move(all_); }
@@ -247,6 +253,11 @@ inline std::size_t Option::choice(std::string const& text) const {
 }
 
 inline void Option::set(std::string const& text) const {
+  put(text);
+  if (rival != nullptr) *rival = 0;
+}
+
+inline void Option::put(std::string const& text) const {
   if (kind == Kind::choice) return assign(member, choice(text));
   if (kind == Kind::component) {
     if (!several) (void)choice(text);
@@ -327,7 +338,7 @@ void check_options(Component& component, std::string_view owner) {
   for (auto const& option : options_of(component).all()) {
     if (option.kind == Option::Kind::component) continue;
     try {
-      option.set(option.get());
+      option.check();
     } catch (Error const& error) {
       fail({owner, ": ", std::string_view(error.what()).substr(6)});
     }

@@ -68,8 +68,9 @@ struct Batch {
 
   std::int64_t size() const { return parts.empty() ? 0 : parts.back().begin + parts.back().size; }
 
-  /// Appends rows; `step_size` is their number in the whole step (over all shards), `weight` the
-  /// absolute weight of each in the supervised loss (0: seen by the forward pass alone).
+  /// Appends rows. `step_size`: how many rows the owner appends in the whole step, summed over
+  /// shards, for losses to divide by; `weight`: absolute weight of each in the supervised loss (0:
+  /// seen by the forward pass alone).
   void append(void const* owner, Rows rows, std::int64_t step_size,
               double weight = default_weight) {
     if (rows.size() == 0) return;

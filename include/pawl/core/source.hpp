@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -83,16 +84,22 @@ struct Normalise {
     auto x = stored.to(dtype);
     if (scale != 1) x = x.data_ptr() == stored.data_ptr() ? x * scale : x.mul_(scale);
     if (mean.size() == 1 && deviation.size() == 1) return (x - mean[0]) / deviation[0];
-    if (mean.empty()) return x;
+    if (!mean.empty()) x = x - per_channel(mean, x, "means");
+    return deviation.empty() ? x : x / per_channel(deviation, x, "deviations");
+  }
+
+ private:
+  static Tensor per_channel(std::vector<double> const& values, Tensor const& x,
+                            std::string_view what) {
     std::vector<std::int64_t> shape(static_cast<std::size_t>(x.dim()), 1);
-    require(
-        x.dim() >= 2 && x.size(1) == static_cast<std::int64_t>(mean.size()),
-        {"normalise: ", mean.size(), " means for inputs ", x.sizes(), "; give one per channel"});
-    shape[1] = x.size(1);
+    if (values.size() > 1) {
+      require(x.dim() >= 2 && x.size(1) == static_cast<std::int64_t>(values.size()),
+              {"normalise: ", values.size(), " ", what, " for inputs ", x.sizes(),
+               "; give one per channel"});
+      shape[1] = x.size(1);
+    }
     auto const options = x.options().dtype(torch::kFloat64).device(torch::kCPU);
-    auto const shift = torch::tensor(mean, options).view(shape).to(dtype);
-    auto const divisor = torch::tensor(deviation, options).view(shape).to(dtype);
-    return (x - constant(shift, x.device())) / constant(divisor, x.device());
+    return constant(torch::tensor(values, options).view(shape).to(x.scalar_type()), x.device());
   }
 };
 

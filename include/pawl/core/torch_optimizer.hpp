@@ -44,14 +44,17 @@ struct TorchOptimizer {
   double learning_rate() const {
     return inner ? inner->param_groups().front().options().get_lr() : 0;
   }
-  /// Other groups keep their ratio to the first.
+  /// Other groups keep their ratio to the first; where that has 0, they stay as they are.
   void set_learning_rate(double rate) {
     if (!inner) return;
     auto const before = learning_rate();
     for (auto& group : inner->param_groups()) {
       auto& options = group.options();
-      auto const same = options.get_lr() == before;
-      options.set_lr(same ? rate : options.get_lr() * rate / before);
+      if (options.get_lr() == before) {
+        options.set_lr(rate);
+      } else if (before != 0) {
+        options.set_lr(options.get_lr() * rate / before);
+      }
     }
   }
   void reset() { inner.reset(), saved.reset(); }

@@ -64,7 +64,8 @@ struct Training {
   void describe(Options& o) {
     o("epochs", epochs, at_least(1), "passes over each experience, shuffled anew");
     o("iterations", iterations, at_least(0),
-      "steps per experience instead of epochs, the order drawn anew on exhaustion; 0: use epochs");
+      "batches per experience instead of epochs, each of `passes` steps, the order drawn anew on "
+      "exhaustion; 0: use epochs");
     o("batch_size", batch_size, at_least(1), "fresh rows per step");
     o("passes", passes, at_least(1), "consecutive steps on the same fresh rows (online streams)");
     o("shards", shards, at_least(1),

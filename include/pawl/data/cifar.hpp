@@ -54,6 +54,10 @@ inline std::shared_ptr<Source const> cifar_source(std::string const& root,
   for (auto const& file : files) {
     auto const path = find_file(root, {layout.folder + "/" + file, file}, layout.data_set);
     auto const rows = cifar_rows(path, layout);
+    require(labels.empty() || rows.size(0) == labels.front().size(0),
+            {path, ": has ", rows.size(0), " rows but ", files.front(), " has ",
+             labels.empty() ? 0 : labels.front().size(0),
+             "; one of them is truncated, fetch it again"});
     pixels.push_back(rows.slice(1, static_cast<std::int64_t>(layout.ranges.size())));
     labels.push_back(rows.select(1, layout.label));
   }
@@ -64,7 +68,8 @@ inline std::shared_ptr<Source const> cifar_source(std::string const& root,
 
 /// CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 colour images, uint8 [N, 3, 32, 32], red, green,
 /// blue. Reads the binary version: data_batch_1..5.bin and test_batch.bin in `folder` or in
-/// `folder/cifar-10-batches-bin`. Files with fewer rows than the official ones are read too.
+/// `folder/cifar-10-batches-bin`. Files with fewer rows than the official ones are read too, as
+/// long as the five have the same number.
 inline TrainTest load_cifar10(std::string const& folder) {
   detail::CifarLayout const layout{
       .data_set = "cifar10", .folder = "cifar-10-batches-bin", .ranges = {10}};

@@ -18,7 +18,8 @@ inline Tensor read_all(Source const& source) {
   shape.insert(shape.begin(), source.size());
   auto const type = torch::TensorOptions().dtype(source.dtype).device(source.device);
   auto out = torch::empty(shape, type);
-  source.read(torch::arange(source.size(), torch::kInt64), out);
+  auto const rows = torch::arange(source.size(), torch::kInt64);
+  source.read(source.reads_on_device ? rows.to(source.device) : rows, out);
   return out;
 }
 

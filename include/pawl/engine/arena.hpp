@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -38,13 +39,11 @@ class Arena {
     std::vector<Tensor> parameters;
     Layout layout;
     std::int64_t offset = 0;
-    for (auto const& item : module.named_parameters()) {
-      if (!item.value().requires_grad()) continue;
-      auto const& p = item.value();
+    each_trainable(module, [&](std::string const& name, Tensor const& p) {
       parameters.push_back(p);
-      layout.push_back({item.key(), p.sizes().vec(), offset, p.numel()});
+      layout.push_back({name, p.sizes().vec(), offset, p.numel()});
       offset = aligned(offset + p.numel());
-    }
+    });
     require(!parameters.empty(),
             {"the module '", module.name(),
              "' has no trainable parameter; give one that has, or set requires_grad"});
@@ -82,12 +81,10 @@ class Arena {
   bool ensure(nn::Module& module) {
     std::size_t count = 0;
     bool home = true;
-    for (auto const& item : module.named_parameters()) {
-      if (!item.value().requires_grad()) continue;
-      home = home && count < parameters_.size() && item.value().is_same(parameters_[count]) &&
-             at_home(count);
+    each_trainable(module, [&](std::string const&, Tensor const& p) {
+      home = home && count < parameters_.size() && p.is_same(parameters_[count]) && at_home(count);
       ++count;
-    }
+    });
     if (home && count == parameters_.size()) return false;
     bind(module);
     return true;
@@ -156,8 +153,9 @@ class Arena {
     return gradient_;
   }
 
-  /// Takes the gradient of parameter i, and adds it to what autograd left. Where it may be `later`,
-  /// it is formed when somebody asks. Call `seal` once every parameter has its gradient.
+  /// Stores the gradient of parameter i, added to what autograd left in `.grad`. With `later`, only
+  /// its two factors are kept until somebody asks for the gradient. Call `seal` once every
+  /// parameter has its gradient.
   void take_gradient(std::size_t i, LayerGradient taken, bool later = false) {
     torch::NoGradGuard no_grad;
     active_[i] = true;
@@ -264,6 +262,20 @@ class Arena {
   }
 
  private:
+  /// Calls f(name, parameter) for every trainable parameter. LibTorch lists those of a module that
+  /// is registered under two names twice; here they come once, under the first.
+  template <class F>
+  static void each_trainable(nn::Module& module, F&& f) {
+    c10::SmallVector<void const*, 16> seen;
+    for (auto const& item : module.named_parameters()) {
+      void const* const identity = item.value().unsafeGetTensorImpl();
+      if (!item.value().requires_grad()) continue;
+      if (std::find(seen.begin(), seen.end(), identity) != seen.end()) continue;
+      seen.push_back(identity);
+      f(item.key(), item.value());
+    }
+  }
+
   static std::int64_t aligned(std::int64_t n) { return (n + 15) / 16 * 16; }
 
   void make_gradient() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -77,7 +78,8 @@ inline void check_logits(Context const& c) {
 
 /// Refuses labels [n] int64 (host) that have no output.
 inline void check_labels(Context const& c, Tensor const& labels) {
-  auto const* data = labels.data_ptr<std::int64_t>();
+  auto const flat = labels.contiguous();
+  auto const* data = flat.data_ptr<std::int64_t>();
   std::int64_t highest = 0;
   for (std::int64_t i = 0; i < labels.numel(); ++i) highest = std::max(highest, data[i]);
   require(highest < c.logits.size(1),
@@ -90,6 +92,16 @@ inline void check_number(Tensor const& value, std::string_view owner) {
   require(value.defined() && value.numel() == 1,
           {"the loss or penalty of '", owner, "' has shape ",
            value.defined() ? value.sizes() : c10::IntArrayRef{}, "; it must be one number, []"});
+}
+
+/// Whether a fresh row of the step has a label that active = current gives no chance.
+inline bool has_label_of_no_class(Context const& c) {
+  if (c.training.active != Active::current || c.experience == nullptr) return false;
+  auto const& classes = c.experience->classes;
+  for (auto const label : host_column(c.fresh.labels)) {
+    if (std::find(classes.begin(), classes.end(), label) == classes.end()) return true;
+  }
+  return false;
 }
 
 /// Throws Diverged when the loss or a penalty of step `step` is not finite.
@@ -107,8 +119,12 @@ inline void look_at_losses(Context const& c, Tensor const& loss, Named<Tensor> c
     values.emplace_back(name, value.item<double>());
     text += text_of({", the penalty of ", name, " is ", value.item<double>()});
   }
-  text += text_of({" in experience ", c.index, ", step ", step,
-                   "; lower the learning rate or the strength, and look for outliers in the data"});
+  text += text_of({" in experience ", c.index, ", step ", step});
+  text +=
+      has_label_of_no_class(c)
+          ? "; a row has a label that is not among the classes of the experience: list it there, "
+            "or use active = seen"
+          : "; lower the learning rate or the strength, and look for outliers in the data";
   throw Diverged(text, c.index, step, task_loss, values);
 }
 

@@ -80,10 +80,10 @@ void each_piece(Arena& arena, Runs const& runs, Block const& block, F&& f) {
   }
 }
 
-/// Calls `f(w, g, of, taken)` for all that is updated as one vector, after `count_step`: weights
-/// and gradient of a piece, `of(flat)`, which is the same piece of any flat tensor [P], and the
-/// steps that it has taken before this one. Pieces are runs where the gradient is packed, else
-/// parameters, whose gradients stay where they are.
+/// Calls `f(w, g, of, taken)`, after `count_step`, for every contiguous range that shares one step
+/// count: its weights and gradient, `of(flat)`, the same range of any flat tensor [P], and the
+/// steps that it has taken before this one. Where the gradient is not packed, ranges are single
+/// parameters.
 template <class F>
 void each_piece(Arena& arena, Runs const& runs, std::vector<std::int64_t> const& steps, F&& f) {
   if (arena.packed()) return each_piece(arena, runs, Block{0, arena.weights().numel()}, f);

@@ -42,18 +42,22 @@ class BufferMean {
   }
   void end_shard() {
     torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < buffers_.size(); ++i) moved_[i].add_(buffers_[i] - start_[i]);
+    for (std::size_t i = 0; i < buffers_.size(); ++i) {
+      // What never moves may hold infinities: a mask, say.
+      if (averaged(i) && !buffers_[i].equal(start_[i])) moved_[i].add_(buffers_[i] - start_[i]);
+    }
   }
   void finish() {
     torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < buffers_.size(); ++i) {
-      if (!buffers_[i].is_floating_point())
-        continue;  // a counter stands where the last shard left it
+      if (!averaged(i)) continue;  // a counter stands where the last shard left it
       buffers_[i].copy_(start_[i] + moved_[i] / static_cast<double>(shards_));
     }
   }
 
  private:
+  bool averaged(std::size_t i) const { return buffers_[i].is_floating_point(); }
+
   std::int64_t shards_;
   std::vector<Tensor> buffers_, start_, moved_;
 };

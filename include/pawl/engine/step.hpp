@@ -129,8 +129,8 @@ class Step {
     c.fresh = std::move(fresh);
   }
 
-  /// Whether nobody but the optimizer needs the gradient of a step, and that not even as such. That
-  /// of the last step is there when training is over.
+  /// Whether plain SGD is the only reader of the step's gradient, so that it can be added to the
+  /// weights without being stored. Never in the last step: its gradient is there after training.
   bool gradient_is_only_applied() const {
     if constexpr (requires { optimizer.only_adds_gradient(); }) {
       auto const added_to = strategies.reads_gradient;
@@ -141,9 +141,9 @@ class Step {
     return false;
   }
 
-  /// Whether what strategies and the optimizer do with the gradient of a step, they do to every
-  /// weight by itself, and there are so many weights that it is worth going by blocks. The task
-  /// gradient of the last step is there when training is over.
+  /// Whether strategies and the optimizer change every weight by itself, and there are so many of
+  /// them that it is worth going by blocks. The task gradient of the last step is there after
+  /// training.
   bool all_is_elementwise() const {
     auto const& weights = c.arena.weights();
     auto const last = c.step + 1 == c.steps;
@@ -212,6 +212,7 @@ class Step {
     std::vector<Batch> shards;
     c.step_rows = c.default_rows = 0;
     c.task_factor = 1;
+    c.labels_apart.clear();
     auto const shown = c.varied(c.fresh, c.generator("model.augment"));
     for (c.shard = 0; c.shard < c.training.shards; ++c.shard) {
       auto const slice = c.slice(shown.size());
@@ -229,8 +230,8 @@ class Step {
     return shards;
   }
 
-  static Tensor supervised_labels(std::vector<Batch> const& shards) {
-    std::vector<Tensor> all;
+  Tensor supervised_labels(std::vector<Batch> const& shards) const {
+    auto all = c.labels_apart;
     for (auto const& batch : shards) {
       for (auto const& part : batch.parts) {
         if (part.weight != 0) all.push_back(part.rows.labels);

@@ -53,6 +53,7 @@ class CosineHeadImpl : public Head {
   bool grow(std::int64_t classes, Seed seed) {
     auto const old = weight.size(0);
     if (classes <= old) return false;
+    old_ = old;
     grow_rows(weight, classes);
     for (auto row = old; row < classes; ++row) {
       fill_row(weight.detach()[row], {}, seed.generator("init.head", row));
@@ -60,8 +61,9 @@ class CosineHeadImpl : public Head {
     return true;
   }
 
-  /// Points the row of `label` at the mean of its features [n, d], as long as the other rows are on
-  /// average ("imprinting"). Give features of norm 1 for the mean direction.
+  /// Points the row of `label` at the mean of its features [n, d], and makes it as long as the old
+  /// rows are on average ("imprinting"): those that the head had before it grew last, or all others
+  /// if it never did. Give features of norm 1 for the mean direction.
   void imprint(std::int64_t label, Tensor const& features) {
     require(label >= 0 && label < classes(), {"CosineHead: cannot imprint label ", label, " on ",
                                               classes(), " outputs; announce it first"});
@@ -70,9 +72,12 @@ class CosineHeadImpl : public Head {
                                    " without features; give at least one row"});
     torch::NoGradGuard no_grad;
     auto const norms = weight.norm(2, 1);
-    auto const others =
-        classes() > 1 ? (norms.sum() - norms[label]) / (classes() - 1) : norms[label];
-    weight.detach()[label].copy_(directions(features.mean(0, true))[0] * others);
+    auto const old = old_ > 0 ? old_ : classes();
+    auto const others = label < old ? old - 1 : old;
+    auto const sum =
+        norms.narrow(0, 0, old).sum() - (label < old ? norms[label] : norms.new_zeros({}));
+    auto const length = others > 0 ? sum / others : norms[label];
+    weight.detach()[label].copy_(directions(features.mean(0, true))[0] * length);
   }
 
   std::int64_t classes() const { return weight.size(0); }
@@ -81,6 +86,8 @@ class CosineHeadImpl : public Head {
   Tensor eta;     ///< []
 
  private:
+  std::int64_t old_ = 0;  ///< rows before the last growth
+
   static Tensor directions(Tensor const& rows) {
     return rows / rows.norm(2, 1, true).clamp_min(1e-12);
   }

@@ -12,8 +12,9 @@ inline namespace v0 {
 /// A last linear layer that makes room for new classes as they are announced: z = W phi + b.
 ///
 /// Output c belongs to label c; the number of classes need not be known beforehand. Old rows keep
-/// their bits, and a new row starts as a fresh `nn::Linear` would have it, drawn from the sub-seed
-/// (init.head, row): it does not depend on when the row appears. The learner moves optimizer
+/// their bits, and a new row starts as `init` says, by default as a fresh `nn::Linear` would have
+/// it, drawn from the sub-seed (init.head, row): it does not depend on when the row appears, nor on
+/// how many there will be, so that xavier looks at the inputs alone. The learner moves optimizer
 /// moments and strategy state along.
 /// @code
 ///   nn::Sequential net(nn::Linear(784, 256), nn::ReLU(), GrowingHead(256));
@@ -21,8 +22,9 @@ inline namespace v0 {
 class GrowingHeadImpl : public Head {
  public:
   /// A head over features [N, inputs] that starts with `classes` outputs, drawn from `seed`.
-  explicit GrowingHeadImpl(std::int64_t inputs, std::int64_t classes = 0, Seed seed = {})
-      : Head("growing_head") {
+  explicit GrowingHeadImpl(std::int64_t inputs, std::int64_t classes = 0, Seed seed = {},
+                           Init init = {})
+      : Head("growing_head"), init_(init) {
     require(inputs >= 1 && classes >= 0,
             {"GrowingHead: ", inputs, " inputs and ", classes,
              " classes were asked for; give at least one input and no negative number of classes"});
@@ -52,7 +54,7 @@ class GrowingHeadImpl : public Head {
     grow_rows(weight, classes);
     grow_rows(bias, classes);
     for (auto row = old; row < classes; ++row) {
-      fill_row(weight.detach()[row], bias.detach()[row], seed.generator("init.head", row));
+      fill_row(weight.detach()[row], bias.detach()[row], seed.generator("init.head", row), init_);
     }
     return true;
   }
@@ -61,6 +63,9 @@ class GrowingHeadImpl : public Head {
 
   Tensor weight;  ///< [C, d]
   Tensor bias;    ///< [C]
+
+ private:
+  Init init_;
 };
 TORCH_MODULE(GrowingHead);
 

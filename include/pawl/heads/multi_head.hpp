@@ -15,8 +15,8 @@ inline namespace v0 {
 ///
 /// A batch may mix tasks. Heads of tasks that have no row in it take no part: their gradient is
 /// undefined, so no optimizer moves them, neither by momentum nor by weight decay. All heads have
-/// the same number of outputs; labels count within a task. Row r of head k starts as a fresh
-/// `nn::Linear` would have it, drawn from the sub-seed (init.head, k, r).
+/// the same number of outputs; labels count within a task. Row r of head k starts as `init` says,
+/// by default as a fresh `nn::Linear` would have it, drawn from the sub-seed (init.head, k, r).
 /// @code
 ///   nn::Sequential net(nn::Linear(784, 256), nn::ReLU(), MultiHead(256, 2));  // 2 per task
 /// @endcode
@@ -25,8 +25,12 @@ class MultiHeadImpl : public Head {
   /// `tasks` heads drawn from `seed`; 0: heads are added as tasks are announced, from the learner's
   /// seed.
   explicit MultiHeadImpl(std::int64_t inputs, std::int64_t outputs_per_task, std::int64_t tasks = 0,
-                         Seed seed = {})
-      : Head("multi_head"), inputs_(inputs), outputs_(outputs_per_task), fixed_(tasks > 0) {
+                         Seed seed = {}, Init init = {})
+      : Head("multi_head"),
+        inputs_(inputs),
+        outputs_(outputs_per_task),
+        fixed_(tasks > 0),
+        init_(init) {
     require(inputs >= 1 && outputs_per_task >= 1 && tasks >= 0,
             {"MultiHead: ", inputs, " inputs, ", outputs_per_task, " outputs and ", tasks,
              " tasks were asked for; give at least one input and one output"});
@@ -85,7 +89,7 @@ class MultiHeadImpl : public Head {
       biases.push_back(register_parameter("bias" + number, torch::zeros({outputs_}, options)));
       for (std::int64_t row = 0; row < outputs_; ++row) {
         fill_row(weights.back().detach()[row], biases.back().detach()[row],
-                 seed.generator("init.head", task, row));
+                 seed.generator("init.head", task, row), init_, outputs_);
       }
     }
     return tasks > old;
@@ -125,6 +129,7 @@ class MultiHeadImpl : public Head {
 
   std::int64_t inputs_, outputs_;
   bool fixed_;
+  Init init_;
   Tensor kind_;      ///< empty; carries dtype and device before the first head is there
   Tensor task_ids_;  ///< [N] of the next forward
 };

@@ -7,17 +7,29 @@
 #include <vector>
 
 #include "../core/error.hpp"
+#include "../core/init.hpp"
 #include "../core/random.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// Draws one output row of a linear layer as a fresh `nn::Linear(d, C)` would have it, whatever C
-/// is: weights [d] and the bias [] (left out where undefined) uniform in (-1/sqrt(d), 1/sqrt(d)).
-/// They are float32 numbers in any type, so that a row does not depend on whether the module became
-/// float64 before or after.
-inline void fill_row(Tensor const& weight, Tensor const& bias, Generator generator) {
+/// Draws one output row of a linear layer of `outputs` rows (0: not known), weights [d] and the
+/// bias
+/// [] (left out where undefined): by default as a fresh `nn::Linear(d, C)` would have it, whatever
+/// C is, uniform in (-1/sqrt(d), 1/sqrt(d)). They are float32 numbers in any type, so that a row
+/// does not depend on whether the module became float64 before or after.
+inline void fill_row(Tensor const& weight, Tensor const& bias, Generator generator,
+                     Init const& init = {}, std::int64_t outputs = 0) {
   auto const d = weight.numel();
+  if (init.scheme != InitScheme::standard) {
+    auto const single = torch::TensorOptions(torch::kFloat32);
+    auto const w = torch::empty({d}, single), b = torch::empty({}, single);
+    init.row(w, b, outputs, generator);
+    torch::NoGradGuard no_grad;
+    weight.copy_(w);
+    if (bias.defined()) bias.copy_(b);
+    return;
+  }
   auto const bound = 1 / std::sqrt(static_cast<double>(d));
   auto const draws = torch::empty({d + 1}, torch::kFloat32);
   fill_uniform(draws, -bound, bound, generator);

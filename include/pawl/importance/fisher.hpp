@@ -11,6 +11,7 @@ inline namespace v0 {
 
 /// Which labels enter the diagonal Fisher information.
 enum class FisherLabels {
+  automatic,  ///< exact, with more than 20 outputs sampled
   exact,      ///< all of them, weighted by p(y|x)
   sampled,    ///< one y ~ p(y|x) per sample: unbiased for exact, and cheaper with many classes
   empirical,  ///< the label of the data set
@@ -21,16 +22,16 @@ enum class FisherLabels {
 
 /// How the Fisher information is estimated.
 struct FisherOptions {
-  FisherLabels labels = FisherLabels::exact;  ///< which labels y enter
-  std::int64_t samples = 0;                   ///< rows, drawn from the seed; 0: all
+  FisherLabels labels = FisherLabels::automatic;  ///< which labels y enter
+  std::int64_t samples = 0;                       ///< rows, drawn from the seed; 0: all
   std::int64_t batch_size = 0;       ///< rows per mean gradient of `batch`; 0: as in training
   bool divide_by_n_minus_1 = false;  ///< N - 1 in the place of N
 
   void describe(Options& o) {
-    o("labels", labels, {"exact", "sampled", "empirical", "predicted", "batch"},
+    o("labels", labels, {"automatic", "exact", "sampled", "empirical", "predicted", "batch"},
       "labels of the Fisher: all by p(y|x), one drawn from it, the true one, the most probable "
-      "one; batch "
-      "squares batch-mean gradients");
+      "one; automatic: exact, with more than 20 outputs sampled; batch squares batch-mean "
+      "gradients");
     o("samples", samples, at_least(0), "samples of the Fisher, drawn from the seed; 0: all");
     o("fisher_batch", batch_size, at_least(0),
       "rows per mean gradient, of labels = batch; 0: the batch size of training");
@@ -43,6 +44,9 @@ struct FisherOptions {
 inline Cotangents fisher_cotangents(Probe const& probe, FisherLabels labels, Tensor const& z,
                                     Rows const& rows, std::int64_t first) {
   auto const p = at::softmax(z, 1, torch::kFloat64);
+  if (labels == FisherLabels::automatic) {
+    labels = z.size(1) <= 20 ? FisherLabels::exact : FisherLabels::sampled;
+  }
   if (labels == FisherLabels::exact) {
     auto const open = p.amax(0).gt(0).to(torch::kCPU);  // the columns that take part
     std::vector<std::int64_t> columns;

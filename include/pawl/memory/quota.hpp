@@ -34,9 +34,11 @@ struct Quota {
   Groups groups{};
 
   void describe(Options& o) {
-    o("capacity", capacity, at_least(0), "rows in all; not used when per_group is set");
+    o("capacity", capacity, at_least(0), "rows in all; setting it sets per_group to 0");
+    o.instead_of(per_group);
     o("by", by, group_by_names, "what has a quota");
-    o("per_group", per_group, at_least(0), "rows of each group; 0: the capacity is shared");
+    o("per_group", per_group, at_least(0),
+      "rows of each group, instead of a capacity; 0: the capacity is shared");
     o("remainder", remainder, remainder_names, "who gets the rest of capacity / groups");
   }
 

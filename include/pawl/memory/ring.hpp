@@ -30,9 +30,11 @@ struct Ring {
   Groups groups{};
 
   void describe(Options& o) {
-    o("capacity", capacity, at_least(0), "rows in all; not used when per_group is set");
+    o("capacity", capacity, at_least(0), "rows in all; setting it sets per_group to 0");
+    o.instead_of(per_group);
     o("by", by, group_by_names, "what owns a ring");
-    o("per_group", per_group, at_least(0), "rows of each group; 0: the capacity is shared");
+    o("per_group", per_group, at_least(0),
+      "rows of each group, instead of a capacity; 0: the capacity is shared");
   }
 
   /// Destinations in [0, slots.capacity()] for rows in stream order; the last slot rejects.

@@ -18,9 +18,9 @@ namespace pawl {
 inline namespace v0 {
 
 /// Where a memory keeps its rows: columns with M+1 slots each, allocated at the first insertion on
-/// the device of the rows, and the host's account of which slots are filled. Slot M is the trash:
-/// rejected rows are written there, so an insertion is one index copy per column, of a shape that
-/// does not depend on what was accepted. Copies are deep.
+/// the device of the rows, and the host's account of which slots are filled. Slot M is never
+/// read: rejected rows are written there, so an insertion is one index copy per column, of a shape
+/// that does not depend on what was accepted. Copies are deep.
 ///
 /// Columns may appear late: rows stored before have task and id -1 and logits NaN. Logits may have
 /// more columns later (a growing head): the storage widens, and NaN means "this row was stored

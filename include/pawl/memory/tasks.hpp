@@ -8,9 +8,13 @@
 namespace pawl {
 inline namespace v0 {
 
-/// The number by which memories tell this experience from others: its task id, else its index.
+/// The number by which memories tell this experience from others: its task id, else the experience
+/// that it is a part of, else its index.
 inline std::int64_t memory_task(Context const& c) {
-  return c.experience != nullptr && c.experience->task >= 0 ? c.experience->task : c.index;
+  if (c.experience == nullptr) return c.index;
+  auto const& experience = *c.experience;
+  if (experience.task >= 0) return experience.task;
+  return experience.part_of >= 0 ? experience.part_of : c.index;
 }
 
 /// Rows as a memory keeps them: where the scenario gives no task ids, the experience stands in for

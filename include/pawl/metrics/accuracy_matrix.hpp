@@ -19,6 +19,7 @@ struct AccuracyRow {
   std::vector<double> accuracy;      ///< [T] fractions in [0, 1]; NaN: not evaluated
   std::vector<std::int64_t> size{};  ///< [T] test samples per experience; may be empty
   std::string prediction{};          ///< class, task_masked or task_head; empty: not stated
+  std::string active{};  ///< classes that competed: seen, all or task; empty: not stated
 };
 
 /// Mean over the experiences of a row, each with the same weight; NaN when an entry is missing.
@@ -43,9 +44,10 @@ inline double pooled_accuracy(AccuracyRow const& row) {
 ///
 /// With T rows appended every metric is that of the stream of the first T experiences, so a matrix
 /// can be read while it grows; further columns are used by nothing. Entries may be missing (NaN, or
-/// a row that is too short): extrema run over what exists, a mean that needs a missing entry is
-/// undefined. Undefined metrics are NaN (and nullopt in `metrics()`), never 0: also those that need
-/// two experiences when T = 1. Means weigh experiences equally unless the name ends in
+/// a row that is too short): extrema run over what exists, if that is more than the end; a mean
+/// that needs a missing entry is undefined. Undefined metrics are NaN (and nullopt in `metrics()`),
+/// never 0: also those that need two experiences when T = 1. Means weigh experiences equally unless
+/// the name ends in
 /// `_by_sample`.
 class AccuracyMatrix {
  public:
@@ -152,6 +154,10 @@ inline void AccuracyMatrix::append(AccuracyRow row) {
           {"accuracy matrix: row ", size(), " was predicted as '", row.prediction,
            "' but the first one as '", rows_.empty() ? "" : rows_.front().prediction,
            "'; keep one matrix for each"});
+  require(rows_.empty() || rows_.front().active == row.active,
+          {"accuracy matrix: the classes that competed in row ", size(), " are '", row.active,
+           "' but '", rows_.empty() ? "" : rows_.front().active,
+           "' in the first one; keep one matrix for each"});
   rows_.push_back(std::move(row));
 }
 
@@ -207,8 +213,9 @@ inline double AccuracyMatrix::drop(std::int64_t k, Best best) const {
   for (std::int64_t j = 0; j < k; ++j) {
     auto top = best == Best::first ? at(j, j) : undefined;
     auto const begin = best == Best::from_j ? j : 0;
-    auto const end = best == Best::first ? 0 : best == Best::including_last ? k + 1 : k;
+    auto const end = best == Best::first ? 0 : k;
     for (auto i = begin; i < end; ++i) top = std::fmax(top, at(i, j));  // fmax passes NaN over
+    if (best == Best::including_last && !std::isnan(top)) top = std::fmax(top, at(k, j));
     sum += top - at(k, j);
   }
   return sum / static_cast<double>(k);
@@ -265,8 +272,12 @@ inline double AccuracyMatrix::min_acc() const {
   double sum = 0;
   for (std::int64_t j = 0; j + 1 < size(); ++j) {
     auto low = undefined;
-    for (auto i = j + 1; i < size(); ++i) low = std::fmin(low, at(i, j));
-    sum += low;
+    bool before = false;  // a task that was measured in the end alone has no curve
+    for (auto i = j; i < size(); ++i) {
+      before = before || (i + 1 < size() && !std::isnan(at(i, j)));
+      if (i > j) low = std::fmin(low, at(i, j));
+    }
+    sum += before ? low : undefined;
   }
   return sum / (count() - 1);
 }

@@ -44,6 +44,9 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
   result.prediction = context.model.per_task()               ? "task_head"
                       : outputs == Evaluation::Outputs::task ? "task_masked"
                                                              : "class";
+  result.active = context.model.per_task() || outputs == Evaluation::Outputs::task ? "task"
+                  : outputs == Evaluation::Outputs::seen                           ? "seen"
+                                                                                   : "all";
   auto const device = context.arena.device();
   // Hits per experience, on the device until all are counted.
   auto const right =

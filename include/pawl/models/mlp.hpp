@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "init.hpp"
+#include "../core/init.hpp"
 #include "output_layer.hpp"
 
 namespace pawl {
@@ -67,7 +67,8 @@ class MlpImpl : public nn::Module, public Chained {
       width = options_.hidden[l];
       add_norm(width);
     }
-    output_ = make_output(head, width, outputs, options_.tasks, seed, !options_.batch_norm);
+    output_ = make_output(head, width, outputs, options_.tasks, seed, options_.init,
+                          !options_.batch_norm);
     register_module("head", output_.module);
     add_norm(outputs);
     initialise(*this, options_.init, seed);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../core/context.hpp"
+#include "../core/init.hpp"
 #include "../heads/cosine.hpp"
 #include "../heads/growing.hpp"
 #include "../heads/multi_head.hpp"
@@ -41,17 +42,18 @@ struct ConstructionScope : NoiseScope {
 };
 
 /// Makes the last layer over features [N, inputs]: `outputs` classes (per task for a multi-head;
-/// growing ones start with none), for `tasks` tasks (0: added as they are announced). `bias`: of
-/// the linear kind.
+/// growing ones start with none), for `tasks` tasks (0: added as they are announced). `init`: of
+/// rows that are drawn here or later; a linear one is initialised with its model, and rows of a
+/// cosine head have a direction alone. `bias`: of the linear kind.
 inline OutputLayer make_output(HeadKind kind, std::int64_t inputs, std::int64_t outputs,
-                               std::int64_t tasks, Seed seed, bool bias = true) {
+                               std::int64_t tasks, Seed seed, Init const& init, bool bias = true) {
   auto const of = [](auto holder) -> OutputLayer {
     return {holder.ptr(), [layer = holder.get()](Tensor const& x) { return layer->forward(x); }};
   };
   if (kind == HeadKind::automatic) kind = tasks > 0 ? HeadKind::multi : HeadKind::linear;
-  if (kind == HeadKind::growing) return of(GrowingHead(inputs));
+  if (kind == HeadKind::growing) return of(GrowingHead(inputs, 0, Seed{}, init));
   if (kind == HeadKind::cosine) return of(CosineHead(inputs));
-  if (kind == HeadKind::multi) return of(MultiHead(inputs, outputs, tasks, seed));
+  if (kind == HeadKind::multi) return of(MultiHead(inputs, outputs, tasks, seed, init));
   ConstructionScope scope;
   return of(nn::Linear(nn::LinearOptions(inputs, outputs).bias(bias)));
 }

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "init.hpp"
+#include "../core/init.hpp"
 #include "output_layer.hpp"
 
 namespace pawl {
@@ -93,7 +93,7 @@ class SlimResNet18Impl : public nn::Module {
       add_block(next, next, 1);
       width = next;
     }
-    output_ = make_output(options.head, width, outputs, options.tasks, seed);
+    output_ = make_output(options.head, width, outputs, options.tasks, seed, options.init);
     register_module("head", output_.module);
     initialise(*this, options.init, seed);
   }

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "init.hpp"
+#include "../core/init.hpp"
 #include "output_layer.hpp"
 
 namespace pawl {
@@ -63,7 +63,8 @@ class SmallCnnImpl : public nn::Module {
     }
     auto const pixels = (input_shape[1] / scale) * (input_shape[2] / scale);
     hidden_ = register_module("hidden", nn::Linear(channels * pixels, options_.hidden));
-    output_ = make_output(options_.head, options_.hidden, outputs, options_.tasks, seed);
+    output_ =
+        make_output(options_.head, options_.hidden, outputs, options_.tasks, seed, options_.init);
     register_module("head", output_.module);
     initialise(*this, options_.init, seed);
   }

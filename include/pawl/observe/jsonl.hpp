@@ -2,12 +2,14 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
+#include <locale>
 #include <ostream>
+#include <sstream>
 #include <string>
 
 #include "../core/checkpoint.hpp"
 #include "../core/context.hpp"
+#include "../core/options.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -23,9 +25,12 @@ struct Jsonl {
   static constexpr bool only_losses = true;
 
   void step(Context const& c) {
+    require(every >= 1, {"jsonl: every is ", every, "; give 1 or more steps per line"});
     if ((c.step - 1) % every != 0) return;
-    out << "{\"experience\":" << c.index << ",\"epoch\":" << c.epoch << ",\"step\":" << c.step - 1
-        << ",\"loss\":" << number(c.task_loss) << ",\"penalties\":{";
+    std::ostringstream line;
+    line.imbue(std::locale::classic());
+    line << "{\"experience\":" << c.index << ",\"epoch\":" << c.epoch << ",\"step\":" << c.step - 1
+         << ",\"loss\":" << number(c.task_loss) << ",\"penalties\":{";
     char const* separator = "";
     for (auto const& penalty : c.penalties) {
       int number_of_name = 1;
@@ -34,19 +39,18 @@ struct Jsonl {
       }
       auto key = penalty.first;
       if (number_of_name > 1) key += std::to_string(number_of_name);
-      out << separator << detail::json_string(key) << ":" << number(penalty.second);
+      line << separator << detail::json_string(key) << ":" << number(penalty.second);
       separator = ",";
     }
-    out << "}}\n";
+    line << "}}\n";
+    out << line.str();
   }
 
  private:
   static std::string number(Tensor const& value) {
     auto const v = value.item<double>();
     if (!std::isfinite(v)) return "null";
-    char buffer[40];
-    std::snprintf(buffer, sizeof buffer, "%.17g", v);
-    return buffer;
+    return number_text(v);
   }
 };
 

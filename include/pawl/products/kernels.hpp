@@ -112,8 +112,8 @@ inline Factor factor_transposed(Tensor const& m) {
 }
 #endif
 
-/// The share of numbers other than zero up to which a sparse product of n rows is the faster one,
-/// where the copies that it makes take as long as so many rows of it.
+/// The highest share of numbers other than zero at which a sparse product of n rows is the faster
+/// one. `copies` is what its packing costs, in rows of the product.
 inline double most_filled(std::int64_t n, double copies) {
   auto const of_many = kernels() == Kernels::avx512 ? 0.75 : 0.65;
   return of_many - copies / static_cast<double>(n);

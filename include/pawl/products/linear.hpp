@@ -78,7 +78,7 @@ struct LayerGradient {
 
   bool defined() const { return d.defined(); }
 
-  /// Whether it is all the same, to the last bit, to add it to y or to form it and add that.
+  /// Whether y += c d^T x in one pass gives the same bits as forming d^T x first and adding that.
   bool is_separable(Tensor const& y) const {
     if (!x.defined()) return false;
     if (zeros(y) != Zeros::not_used) return true;

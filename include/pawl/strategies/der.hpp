@@ -148,7 +148,11 @@ struct DerPlusPlus {
 
   Batch extend(Context& c, Batch b) {
     if (c.shard == 0) draw(c);
-    if (forward == Forward::separate) return b;
+    if (forward == Forward::separate) {
+      auto const& rows = supervised();
+      if (c.shard == 0 && beta > 0 && rows.size() > 0) c.labels_apart.push_back(rows.labels);
+      return b;
+    }
     append_share(c, b, this, dark.drawn, shared() ? row_weight(dark.drawn) : 0);
     append_share(c, b, this, labelled, row_weight(labelled));
     return b;
@@ -159,7 +163,7 @@ struct DerPlusPlus {
     if (forward == Forward::joint) return fresh;
     // In the order of the formula, because every pass moves the statistics of BatchNorm.
     apart = dark.apart(c);
-    auto const& rows = shared() ? dark.drawn : labelled;
+    auto const& rows = supervised();
     auto const z = shared() ? apart : forward_apart(c, share(c, rows), "model.derpp.labels");
     return z.defined() ? fresh + cross_entropy(c, z, rows) : fresh;
   }
@@ -187,6 +191,7 @@ struct DerPlusPlus {
 
  private:
   bool shared() const { return draws == Draws::one && beta > 0; }
+  Rows const& supervised() const { return shared() ? dark.drawn : labelled; }
 
   /// The first draw has the sub-stream of `Der`, and the second one of its own.
   void draw(Context& c) {
@@ -200,7 +205,7 @@ struct DerPlusPlus {
   /// The shard's part of the labelled term, from the logits of its share of `rows`.
   Tensor cross_entropy(Context const& c, Tensor const& logits, Rows const& rows) const {
     auto const own = share(c, rows);
-    auto const z = c.active_logits(logits, own.labels, own.task, 0);
+    auto const z = c.active_logits(logits, c.step_labels, own.task, 0);
     return at::cross_entropy_loss(z, own.y, {}, at::Reduction::Sum) * row_weight(rows);
   }
 };

@@ -23,7 +23,8 @@ struct ErAce {
 
   AnyMemory memory = Reservoir{};    ///< what keeps rows of the past
   std::int64_t batch = 0;            ///< replayed rows per step, >= 0; 0: as many as fresh ones
-  bool keep_unseen = true;           ///< classes never seen compete in the loss of fresh rows
+  bool keep_unseen = true;           ///< classes never seen compete in the loss of fresh rows; of
+                                     ///< no effect with a growing head
   Seen seen = Seen::met;             ///< once in a batch, or once announced by an experience
   Over replay_over = Over::seen;     ///< classes that compete for replayed rows
   bool from_second = false;          ///< plain CE, no replay in the first experience (task-aware)
@@ -38,7 +39,9 @@ struct ErAce {
   void describe(Options& o) {
     describe_memory(o, memory, "what keeps rows of the past");
     o("batch", batch, at_least(0), "replayed rows per step; 0: as many as fresh ones");
-    o("keep_unseen", keep_unseen, "classes never seen so far compete in the loss of fresh rows");
+    o("keep_unseen", keep_unseen,
+      "classes never seen so far compete in the loss of fresh rows; of no effect with a growing "
+      "head");
     o("seen", seen, {"met", "announced"},
       "a class is seen once it occurred in a batch, or once its experience began");
     o("replay_over", replay_over, {"seen", "all"}, "classes that compete for replayed rows");
@@ -68,7 +71,8 @@ struct ErAce {
                                 c.logits.device());
     auto allowed = torch::zeros_like(known);
     allowed.index_fill_(0, c.fresh.y, true);  // on the device: other classes in every step
-    if (keep_unseen) allowed.logical_or_(known.logical_not());
+    auto const grows = !c.model.heads.empty();
+    if (keep_unseen && !grows) allowed.logical_or_(known.logical_not());
     auto const open = replay_over == Over::seen ? known : torch::ones_like(known);
     auto value = torch::zeros({}, c.logits.options());
     for (auto const& part : c.batch.parts) {

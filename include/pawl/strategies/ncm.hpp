@@ -63,7 +63,8 @@ struct Ncm {
     if (source == Source::memory) refresh(c);
     require(!means.empty(), {"ncm has no class means yet; ",
                              source == Source::data ? "finish an experience before predicting"
-                                                    : "train at least one step before predicting"});
+                                                    : "train at least one step before predicting, "
+                                                      "with a memory that keeps rows"});
     return means.scores(features(c, x));
   }
 

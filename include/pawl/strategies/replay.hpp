@@ -80,7 +80,8 @@ struct Replay {
     if (mix == Mix::step || memory.empty()) return data;
     auto const rows = all_rows(c, memory, c.seed.generator("draw.replay", c.index));
     if (rows.size() == 0) return data;
-    auto held = whole(resident(rows.stored, rows.labels, "memory"), data.normalise);
+    auto const stored = rows.stored.to(data.source->device);
+    auto held = whole(resident(stored, rows.labels, "memory"), data.normalise);
     if (data.tasks.defined()) held.tasks = rows.task;
     auto const times = std::max<std::int64_t>(data.size() / held.size(), 1);
     auto const again = torch::arange(held.size(), torch::kInt64).repeat({times});

@@ -53,6 +53,7 @@ struct AnyStream {
   std::vector<double> mean{};                ///< of normalize = custom: one, or one per channel
   std::vector<double> deviation{};           ///< of normalize = custom: one, or one per channel
   std::int64_t rows_per_experience = 0;      ///< random training samples of each experience; 0: all
+  std::int64_t take = 0;                     ///< only the first experiences; 0: all
   StreamKind kind = StreamKind::sequential;  ///< sequential | joint | cumulative
   std::int64_t chunk = 0;                    ///< online: samples per part; 0: whole experiences
   bool drop_last = false;                    ///< online: drop a shorter last part
@@ -69,6 +70,7 @@ struct AnyStream {
       "shift and divisor of the inputs after scaling to [0, 1]");
     o("mean", mean, {}, "of normalize = custom: one number, or one per channel");
     o("deviation", deviation, above(0), "of normalize = custom: one number, or one per channel");
+    o("take", take, at_least(0), "only the first experiences of the stream; 0: all");
     o("kind", kind, {"sequential", "joint", "cumulative"},
       "train on each experience's own data, once on all, or on its own and all before");
     o("chunk", chunk, at_least(0), "online: samples per part; 0: whole experiences");
@@ -108,7 +110,7 @@ struct AnyStream {
   }
 
   Stream build(TrainTest const& data, Seed seed) const {
-    auto stream = subsample(sequential(data, seed), rows_per_experience, seed);
+    auto stream = subsample(first_of(sequential(data, seed)), rows_per_experience, seed);
     if (kind == StreamKind::joint) stream = joint(stream);
     if (kind == StreamKind::cumulative) stream = cumulative(stream);
     if (chunk == 0) return stream;
@@ -120,6 +122,13 @@ struct AnyStream {
   Stream build(std::string const& root, Seed seed) const { return build(load(root), seed); }
 
  private:
+  Stream first_of(Stream stream) const {
+    require(take <= stream.size(), {name, ": take is ", take, " but there are only ", stream.size(),
+                                    " experiences; give 0 for all of them"});
+    if (take > 0) stream.experiences.resize(static_cast<std::size_t>(take));
+    return stream;
+  }
+
   Stream sequential(TrainTest const& data, Seed seed) const {
     if (auto const* split = std::get_if<SplitClasses>(&transform)) {
       return split_classes(data, *split, seed);

@@ -16,8 +16,8 @@ inline namespace v0 {
 
 /// Whether the parts of an experience can be told from those of the next.
 enum class Boundaries {
-  shown,  ///< parts list the classes and carry the task id of their experience
-  hidden  ///< parts list the classes that occur in them, and carry no task id
+  shown,  ///< parts list the classes, and carry the task id and the number, of their experience
+  hidden  ///< parts list the classes that occur in them, and carry neither
 };
 
 /// How `chunks` cuts experiences.
@@ -46,8 +46,9 @@ inline std::vector<std::int64_t> present_classes(Tensor const& labels) {
 }  // namespace detail
 
 /// An online stream: each experience is shuffled once and cut into consecutive parts of `size`
-/// samples, the last one short or dropped. Parts are numbered through; each tests on the test set
-/// of its experience.
+/// samples, the last one short or dropped. Parts are numbered through and learned as experiences:
+/// what strategies do at the end of one is done after each. Each tests on the test set of its
+/// experience.
 inline Stream chunks(Stream const& stream, Chunks options = {}, Seed seed = {}) {
   require(options.size >= 1, {"chunks: size is ", options.size, "; give 1 or more samples"});
   auto const hidden = options.boundaries == Boundaries::hidden;
@@ -67,6 +68,7 @@ inline Stream chunks(Stream const& stream, Chunks options = {}, Seed seed = {}) 
       if (options.drop_last && end - begin < options.size) break;
       auto part = experience;
       part.index = parts.size();
+      part.part_of = hidden ? -1 : experience.index;
       part.train.rows = shuffled.rows.slice(0, begin, end);
       part.train.labels = shuffled.labels.slice(0, begin, end);
       if (shuffled.tasks.defined()) part.train.tasks = shuffled.tasks.slice(0, begin, end);

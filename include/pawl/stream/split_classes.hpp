@@ -125,7 +125,8 @@ inline SplitPlan plan_split(SplitClasses const& options, std::int64_t classes, S
 inline std::vector<Dataset> split_source(std::shared_ptr<Source const> const& source,
                                          Normalise const& normalise, SplitPlan const& plan) {
   std::vector<std::vector<std::int64_t>> rows(plan.outputs.size()), labels(plan.outputs.size());
-  auto const* const label = source->labels.data_ptr<std::int64_t>();
+  auto const all = source->labels.contiguous();
+  auto const* const label = all.data_ptr<std::int64_t>();
   auto const classes = static_cast<std::int64_t>(plan.output.size());
   for (std::int64_t i = 0; i < source->size(); ++i) {
     require(label[i] >= 0 && label[i] < classes,

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../core/options.hpp"
-#include "../core/random.hpp"
+#include "options.hpp"
+#include "random.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -19,8 +19,7 @@ enum class InitScheme {
 };
 
 /// How the linear and convolution layers of a model are initialised; normalisation layers start at
-/// 1 and 0. Heads that grow or belong to tasks start as `standard` whatever the scheme, since a
-/// row's start must not depend on how many rows there are.
+/// 1 and 0.
 struct Init {
   InitScheme scheme = InitScheme::standard;
   double deviation = 0.1;
@@ -35,9 +34,23 @@ struct Init {
 
   /// Draws one layer: weight [out, in, ...], bias [out] or undefined.
   void operator()(Tensor const& weight, Tensor const& bias_values, Generator generator) const {
-    auto const outputs = static_cast<double>(weight.size(0));
+    draw(weight, bias_values, weight.size(0), generator);
+  }
+
+  /// Draws one output row of a linear layer, weight [d], bias [] or undefined, whatever the other
+  /// rows are. `outputs` is the number of rows; 0 where it is not known, and then xavier looks at
+  /// the inputs alone.
+  void row(Tensor const& weight, Tensor const& bias_value, std::int64_t outputs,
+           Generator generator) const {
+    draw(weight.unsqueeze(0), bias_value.defined() ? bias_value.unsqueeze(0) : bias_value, outputs,
+         generator);
+  }
+
+ private:
+  void draw(Tensor const& weight, Tensor const& bias_values, std::int64_t outputs,
+            Generator generator) const {
     auto const fan_in = static_cast<double>(weight[0].numel());
-    auto const fan_out = outputs * static_cast<double>(weight[0][0].numel());
+    auto const fan_out = static_cast<double>(outputs) * static_cast<double>(weight[0][0].numel());
     auto const weights = generator.fork(0), biases = generator.fork(1);
     auto bound = 1 / std::sqrt(fan_in);
     if (scheme == InitScheme::xavier) bound = std::sqrt(6 / (fan_in + fan_out));
