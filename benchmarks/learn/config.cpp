@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <pawl/core/optimizer_catalogue.hpp>
+#include <pawl/memory/catalogue.hpp>
 #include <strategies/compiled.hpp>
 
 namespace bench {
@@ -100,13 +101,45 @@ std::vector<std::string> spellings(std::vector<Knob> const& all) {
   return names;
 }
 
+/// For a wrong name of a strategy: what papers call it counts as near.
+std::string suggested_strategy(std::string const& wrong, std::vector<std::string> const& known) {
+  static constexpr std::pair<char const*, char const*> in_papers[] = {
+      {"er", "replay"},        {"experience_replay", "replay"},
+      {"rehearsal", "replay"}, {"der++", "derpp"},
+      {"ace", "er_ace"},       {"nearest_mean", "ncm"},
+      {"nmc", "ncm"},          {"finetune", "naive"},
+      {"sgd", "naive"}};
+  for (auto const& [theirs, ours] : in_papers) {
+    if (wrong == theirs) return c10::str("; did you mean '", ours, "'?");
+  }
+  return pawl::suggestion(wrong, known);
+}
+
+/// Which parts that the run has not chosen have an option, as "the memory ring, quota".
+std::string owners(std::string const& option) {
+  std::string text;
+  auto const look = [&](char const* kind, std::vector<std::string> const& names, auto&& make) {
+    std::string found;
+    for (auto const& name : names) {
+      auto part = make(name);
+      for (auto const& each : pawl::options_of(part).all()) {
+        if (each.name == option) found += (found.empty() ? "" : ", ") + name;
+      }
+    }
+    if (!found.empty()) text += (text.empty() ? "the " : ", the ") + (kind + (" " + found));
+  };
+  look("memory", pawl::memory_names(), [](auto const& name) { return pawl::make_memory(name); });
+  look("optimizer", pawl::optimizer_names(),
+       [](auto const& name) { return pawl::make_optimizer(name); });
+  look("model", pawl::model_names(),
+       [](auto const& name) { return pawl::make_model_choice(name); });
+  return text;
+}
+
 [[noreturn]] void unknown_key(std::vector<Knob> const& all, Assignment const& a) {
   auto const key = normalised(a.key);
   auto const where = a.origin.empty() ? "" : " (in " + a.origin + ")";
   auto text = (a.origin.empty() ? "there is no option --" : "there is no key ") + a.key + where;
-  auto const near = pawl::nearest_name(key, spellings(all));
-  text += near.empty() ? "; see pawl-bench run --help"
-                       : "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
   auto const inner = key.substr(key.rfind(strategy_section, 0) == 0 ? strategy_section.size() : 0);
   auto const prefix = inner.substr(0, inner.find('.'));
   auto const name = prefix.substr(0, prefix.find_last_not_of("0123456789") + 1);
@@ -116,9 +149,22 @@ std::vector<std::string> spellings(std::vector<Knob> const& all) {
     return knob.section == strategy_section + prefix;
   });
   if (inner != prefix && known && !listed) {
-    text = (a.origin.empty() ? "--" : "the key ") + a.key + where + " is for the strategy '" +
-           prefix + "', which this run does not use; add " + name + " to --strategy";
+    throw UsageError((a.origin.empty() ? "--" : "the key ") + a.key + where +
+                     " is for the strategy '" + prefix + "', which this run does not use; add " +
+                     name + " to --strategy");
   }
+  // The same name in another section is nearer than one that is spelled alike.
+  auto const last = key.substr(key.rfind('.') + 1);
+  auto const namesake = std::find_if(all.begin(), all.end(), [&](Knob const& knob) {
+    return knob.option.name == last && last != "name";
+  });
+  auto const elsewhere = namesake == all.end() ? owners(last) : "";
+  if (!elsewhere.empty()) throw UsageError(text + "; " + last + " is an option of " + elsewhere);
+  auto const near = namesake != all.end()
+                        ? (a.origin.empty() ? namesake->flag().substr(2) : namesake->path())
+                        : pawl::nearest_name(key, spellings(all));
+  text += near.empty() ? "; see pawl-bench run --help"
+                       : "; did you mean " + std::string(a.origin.empty() ? "--" : "") + near + "?";
   throw UsageError(text);
 }
 
@@ -150,6 +196,9 @@ void RunOptions::describe(pawl::Options& o) {
     "empty: see lr of the optimizer");
   o("evaluate", evaluate, {"each", "final"},
     "measure after each experience, or after the last one");
+  o("evaluate_every", evaluate_every, pawl::at_least(0),
+    "steps from one evaluation during training to the next, on all test sets, for the metrics "
+    "anytime_*; 0: none. Limit the test rows (evaluation.limit) when it is small");
   o("trace_penalties", trace_penalties,
     "also record the values of penalties that are added in closed form");
   o("format", format, {"table", "json", "csv"}, "of the results on standard output");
@@ -183,7 +232,7 @@ void Config::set_strategies(std::string const& text) {
       continue;
     }
     pawl::require(std::any_of(known.begin(), known.end(), is),
-                  {"there is no strategy '", name, "'", pawl::suggestion(name, known)});
+                  {"there is no strategy '", name, "'", suggested_strategy(name, known)});
     auto const number = ++count[name];
     auto const prefix = number == 1 ? name : name + std::to_string(number);
     strategies.push_back({prefix, compiled::make_strategy(name)});

@@ -44,6 +44,7 @@ struct RunOptions {
   std::vector<std::int64_t> epochs_per_experience;
   std::vector<double> lr_per_experience;
   Evaluate evaluate = Evaluate::each;
+  std::int64_t evaluate_every = 0;
   bool trace_penalties = false;
   Format format = Format::table;
 

@@ -1,8 +1,11 @@
 #include "experiment.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 #include <limits>
 #include <string>
 #include <utility>
@@ -20,6 +23,21 @@ namespace bench {
 namespace {
 
 volatile std::sig_atomic_t interrupt_seen = 0;
+
+/// Ends the program when it is the second signal; but not when it comes with the first one, as from
+/// `timeout`, which sends it to the program and to its group.
+void on_signal(int number) {
+  static std::atomic<std::int64_t> first{0};  // nanoseconds
+  static_assert(decltype(first)::is_always_lock_free);
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  auto const time = now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec;
+  interrupt_seen = 1;
+  std::int64_t none = 0;
+  if (first.compare_exchange_strong(none, time) || time - none < 1'000'000'000) return;
+  std::signal(number, SIG_DFL);
+  std::raise(number);
+}
 
 using Clock = std::chrono::steady_clock;
 
@@ -83,7 +101,7 @@ struct Untrained {
 };
 
 torch::Device device_of(std::string const& name) {
-  if (name != "cpu" && name.rfind("cuda", 0) != 0) {
+  if (name != "cpu" && name != "cuda" && name.rfind("cuda:", 0) != 0) {
     throw UsageError("there is no device '" + name + "'" + pawl::suggestion(name, {"cpu", "cuda"}));
   }
   pawl::require(
@@ -187,7 +205,7 @@ void check_capacities(Config const& config, pawl::Stream const& stream) {
     if (unused || per_group > 0 || capacity == 0 || capacity >= count) continue;
     throw UsageError(c10::str("--", named.prefix, ".capacity is ", capacity, " but the stream has ",
                               count, " classes, so some would have no row; give ", count,
-                              " or more, or 0 for naive training"));
+                              " or more, or 0 to keep none"));
   }
 }
 
@@ -195,8 +213,7 @@ void check_capacities(Config const& config, pawl::Stream const& stream) {
 
 void catch_interrupts() {
   struct sigaction action {};
-  action.sa_handler = [](int) { interrupt_seen = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  action.sa_handler = on_signal;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
@@ -213,6 +230,13 @@ std::optional<double> SeedResult::metric(std::string const& name) const {
 std::vector<std::string> metric_names() {
   std::vector<std::string> names;
   for (auto const& metric : pawl::AccuracyMatrix{}.metrics()) names.push_back(metric.first);
+  return names;
+}
+
+std::vector<std::string> metric_names(std::vector<SeedResult> const& results) {
+  if (results.empty()) return metric_names();
+  std::vector<std::string> names;
+  for (auto const& metric : results.front().metrics) names.push_back(metric.first);
   return names;
 }
 
@@ -270,6 +294,8 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
         [&] { result.untrained = untrained_accuracy(learner, test, config.evaluation); });
   if (!result.untrained.empty()) matrix.untrained(result.untrained);
   auto const points = pawl::evaluation_points(train);
+  auto const every = config.run.evaluate_every;
+  AnytimeObserver curves(learner, test, config.evaluation, every);
   TracedLosses losses;
   ExperienceResult one{.seed = seed};
   for (auto const& experience : train) {
@@ -284,20 +310,28 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
       learner.optimizer().set_learning_rate(entry(rates, e));
     }
     timed(one.train_seconds, [&] {
-      if (config.run.trace_penalties) {
+      if (every > 0) {
+        learner.fit(experience, training, losses, curves, progress);
+      } else if (config.run.trace_penalties) {
         learner.fit(experience, training, losses, progress);
       } else {
         learner.fit(experience, training, static_cast<Losses&>(losses), progress);
       }
     });
+    auto const between = curves.take_seconds();
+    one.train_seconds -= between;
+    one.evaluate_seconds += between;
     if (!std::binary_search(points.begin(), points.end(), experience.index)) continue;
     auto const last = experience.index + 1 == train.size();
     if (last || config.run.evaluate == Evaluate::each) {
       timed(one.evaluate_seconds,
             [&] { one.row = pawl::evaluate(learner, test, config.evaluation); });
       result.prediction = one.row.prediction;
+      result.active = one.row.active;
       result.test_sizes = one.row.size;
     }
+    curves.end(static_cast<std::int64_t>(e), one.row.accuracy);
+    one.curve = curves.take_points();
     one.loss = losses.mean(losses.sum);
     one.last_loss = losses.last.defined() ? losses.last.item<double>() : one.loss;
     for (auto const& [name, sum] : losses.penalties) one.penalties[name] = losses.mean(sum);
@@ -316,6 +350,11 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
   }
   result.metrics = matrix.metrics();
   result.forgetting_at_all = matrix.forgetting_at_all();
+  if (every > 0) {
+    for (auto& metric : curves.metrics(result.untrained)) {
+      result.metrics.push_back(std::move(metric));
+    }
+  }
   if (config.stream.kind == pawl::StreamKind::joint) joint_metrics(result, matrix.rows().back());
   for (auto const& p : learner.context().arena.parameters()) result.parameters += p.numel();
   result.state_bytes = learner.state_bytes();

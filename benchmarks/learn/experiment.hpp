@@ -13,6 +13,7 @@
 
 #include <pawl/metrics/accuracy_matrix.hpp>
 
+#include "anytime.hpp"
 #include "config.hpp"
 
 namespace bench {
@@ -20,8 +21,8 @@ namespace bench {
 /// Thrown before the next pass through the model after Ctrl-C.
 struct Interrupted : std::exception {};
 
-/// Lets Ctrl-C (and a polite kill) end the run at the next pass through the model; a second one
-/// ends the program at once.
+/// Lets Ctrl-C (and a polite kill) end the run at the next pass through the model; another one, a
+/// second later or more, ends the program at once.
 void catch_interrupts();
 bool interrupted();
 void interrupt();  ///< as Ctrl-C would
@@ -37,6 +38,7 @@ struct ExperienceResult {
   std::int64_t steps = 0;
   double train_seconds = 0;
   double evaluate_seconds = 0;
+  std::vector<CurvePoint> curve = {};  ///< of evaluations during training
 };
 
 struct SeedResult {
@@ -46,6 +48,7 @@ struct SeedResult {
   std::vector<std::vector<double>> matrix = {};  ///< NaN where not evaluated
   std::vector<std::int64_t> test_sizes = {};
   std::string prediction = {};         ///< class, task_masked or task_head
+  std::string active = {};             ///< classes that competed at test: seen, all or task
   std::string engine = {};             ///< how the last experience's steps were computed
   std::vector<double> untrained = {};  ///< empty: the model has no outputs before training
   double train_seconds = 0, evaluate_seconds = 0, total_seconds = 0;
@@ -87,7 +90,9 @@ using OnExperience = std::function<void(ExperienceResult const&)>;
 SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
                     std::string const& label, OnExperience const& done);
 
-/// Names of all metrics, in the order of records.
+/// Names of the metrics that every run has, in the order of records.
 std::vector<std::string> metric_names();
+/// The same for these results, which may have more.
+std::vector<std::string> metric_names(std::vector<SeedResult> const& results);
 
 }  // namespace bench

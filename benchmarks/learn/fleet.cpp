@@ -1,6 +1,7 @@
 #include "fleet.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdio>
 #include <exception>
@@ -16,13 +17,23 @@ namespace bench {
 
 namespace {
 
+/// As `run_seed`, with the seed named in what is said of a loss that is not finite.
+SeedResult run_named(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
+                     std::string const& label, OnExperience const& done) {
+  try {
+    return run_seed(config, data, seed, label, done);
+  } catch (pawl::Diverged const& error) {
+    throw pawl::Error(error.what() + std::string(" (seed ") + std::to_string(seed) + ")");
+  }
+}
+
 void run_in_turn(Config const& config, pawl::TrainTest const& data, Receiver const& receiver) {
   for (std::int64_t k = 0; k < config.run.seeds; ++k) {
     if (interrupted()) throw Interrupted{};
     auto const seed = config.run.first_seed + k;
     auto const label = "seed " + std::to_string(seed) + " (" + std::to_string(k + 1) + "/" +
                        std::to_string(config.run.seeds) + ")";
-    receiver.result(run_seed(config, data, seed, label, receiver.experience));
+    receiver.result(run_named(config, data, seed, label, receiver.experience));
   }
 }
 
@@ -80,12 +91,14 @@ class Fleet {
       auto& slot = slots_[k];
       try {
         if (interrupted()) throw Interrupted{};
-        slot.result =
-            run_seed(config_, data_, config_.run.first_seed + static_cast<std::int64_t>(k), "",
-                     [&](ExperienceResult const& r) { slot.experiences.push_back(r); });
+        if (!failed_) {
+          slot.result =
+              run_named(config_, data_, config_.run.first_seed + static_cast<std::int64_t>(k), "",
+                        [&](ExperienceResult const& r) { slot.experiences.push_back(r); });
+        }
       } catch (...) {
         slot.error = std::current_exception();
-        interrupt();  // the others need not go on
+        failed_ = true;  // those that are running finish, others do not begin
       }
       std::lock_guard lock(mutex_);
       slot.done = true;
@@ -115,6 +128,7 @@ class Fleet {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::size_t next_ = 0, finished_ = 0;
+  std::atomic<bool> failed_ = false;
   bool terminal_ = ::isatty(STDERR_FILENO) != 0;
 };
 

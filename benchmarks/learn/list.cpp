@@ -64,6 +64,23 @@ std::map<std::string, std::string> const metric_texts{
     {"wc_acc", "(1/T) R_{T-1,T-1} + ((T-1)/T) min_acc (De Lange et al., ICLR 2023)"},
     {"final_accuracy_by_sample", "final_accuracy over all test samples together"},
     {"average_incremental_by_sample", "average_incremental over all test samples together"},
+    {"anytime_aaa",
+     "average anytime accuracy on the experiences seen so far (Caccia et al., ICLR 2022)"},
+    {"anytime_min_acc",
+     "mean over past experiences of the lowest accuracy since their end (De Lange et al., ICLR "
+     "2023)"},
+    {"anytime_wc_acc", "(1/T) of the last accuracy on the last + ((T-1)/T) anytime_min_acc"},
+    {"anytime_wf_10",
+     "largest drop within 10 evaluations, mean over experiences (De Lange et al.)"},
+    {"anytime_wf_100", "largest drop within 100 evaluations"},
+    {"anytime_wp_10", "largest rise within 10 evaluations (De Lange et al.)"},
+    {"anytime_wp_100", "largest rise within 100 evaluations"},
+    {"anytime_gap_10",
+     "stability gap: depth of the dip in the 10 evaluations after the end of an experience, mean "
+     "over all but the last (De Lange et al.)"},
+    {"anytime_lca_10",
+     "area under the learning curves of the first 10 batches, from before the first on (Chaudhry "
+     "et al., ICLR 2019); needs --evaluate_every 1"},
 };
 
 template <class T>
@@ -135,6 +152,7 @@ Family metrics() {
   Family family{"metrics", "metric", {}};
   auto names = metric_names();
   names.emplace_back("forgetting_at");
+  for (auto const* name : anytime_names) names.emplace_back(name);
   for (auto const& name : names) {
     auto const text = metric_texts.find(name);
     family.entries.push_back({name, text == metric_texts.end() ? "" : text->second, "", {}});

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -60,6 +62,17 @@ void complain(std::string text) {
                text.c_str());
 }
 
+/// " for 80000 bytes": the size in LibTorch's message on memory that is not there.
+std::string asked_for(std::string const& text) {
+  constexpr std::string_view before = "ried to allocate ";
+  auto const at = text.find(before);
+  if (at == std::string::npos) return {};
+  std::istringstream rest(text.substr(at + before.size()));
+  std::string number, unit;
+  rest >> number >> unit;
+  return " for " + number + " " + unit.substr(0, unit.find('.'));
+}
+
 /// The same for messages of our own, where only what the user wrote can hold a line break.
 void complain_in_one_line(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
@@ -83,7 +96,11 @@ int main(int argc, char** argv) {
     return 1;
   } catch (std::exception const& error) {
     std::string const text = error.what();  // LibTorch's go on with the frames of the call
-    complain(text.substr(0, text.find('\n')));
+    auto const full = text.find("allocate memory") != std::string::npos ||
+                      text.find("out of memory") != std::string::npos;
+    complain(full ? "there is not enough memory" + asked_for(text) +
+                        "; take a smaller model, smaller batches or less padding"
+                  : text.substr(0, text.find('\n')));
     return 1;
   } catch (...) {
     complain("an unknown error ended the run");

@@ -121,7 +121,7 @@ Json header_record(Config& config, std::vector<pawl::StrategyRecord> const& stra
 Json experience_record(ExperienceResult const& r) {
   auto penalties = Json::object();
   for (auto const& [name, value] : r.penalties) penalties[name] = number(value);
-  return {
+  Json record = {
       {"record", "experience"},
       {"seed", r.seed},
       {"experience", r.experience},
@@ -129,14 +129,20 @@ Json experience_record(ExperienceResult const& r) {
       {"loss", {{"mean", number(r.loss)}, {"last", number(r.last_loss)}, {"penalties", penalties}}},
       {"steps", r.steps},
       {"seconds", {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}}}};
+  for (auto const& point : r.curve) {
+    record["curve"].push_back({{"step", point.step}, {"accuracy", numbers(point.accuracy)}});
+  }
+  return record;
 }
 
 Json result_record(SeedResult const& r) {
   auto metrics = Json::object(), matrix = Json::array();
   for (auto const& [name, value] : r.metrics)
     metrics[name] = value ? number(*value) : Json(nullptr);
+  auto const& at = r.forgetting_at_all;
+  auto const known = [](double value) { return !std::isnan(value); };
   metrics["forgetting_at"] =
-      r.forgetting_at_all.empty() ? Json(nullptr) : numbers(r.forgetting_at_all);
+      std::any_of(at.begin(), at.end(), known) ? Json(numbers(at)) : Json(nullptr);
   for (auto const& row : r.matrix) matrix.push_back(numbers(row));
   auto const per_second = [&](std::int64_t count) {
     return r.train_seconds > 0 ? static_cast<double>(count) / r.train_seconds : 0;
@@ -149,6 +155,7 @@ Json result_record(SeedResult const& r) {
       {"untrained", r.untrained.empty() ? Json(nullptr) : numbers(r.untrained)},
       {"test_sizes", r.test_sizes},
       {"prediction", r.prediction},
+      {"active_classes", r.active},
       {"engine", r.engine},
       {"seconds",
        {{"train", r.train_seconds}, {"evaluate", r.evaluate_seconds}, {"total", r.total_seconds}}},
@@ -165,7 +172,7 @@ Json result_record(SeedResult const& r) {
 
 std::map<std::string, pawl::Summary> summaries(std::vector<SeedResult> const& results) {
   std::map<std::string, pawl::Summary> all;
-  for (auto const& name : metric_names()) {
+  for (auto const& name : metric_names(results)) {
     std::vector<double> values;
     for (auto const& result : results) {
       if (auto const value = result.metric(name)) values.push_back(*value);
@@ -186,7 +193,7 @@ Json summary_record(std::vector<SeedResult> const& results, Joules const& joules
   }
   auto const found = summaries(results);
   auto metrics = Json::object();
-  for (auto const& name : metric_names()) {
+  for (auto const& name : metric_names(results)) {
     auto const at = found.find(name);
     metrics[name] = at == found.end() ? Json(nullptr) : summary_json(at->second);
   }

@@ -53,7 +53,7 @@ std::string result_table(Config const& config, std::vector<SeedResult> const& re
                          Joules const& joules) {
   auto const all = summaries(results);
   std::vector<std::vector<std::string>> rows{{"metric", "mean", "95 % interval", "std", "n"}};
-  for (auto const& name : metric_names()) {
+  for (auto const& name : metric_names(results)) {
     auto const found = all.find(name);
     if (found == all.end()) continue;
     auto const& s = found->second;
@@ -83,7 +83,7 @@ std::string result_table(Config const& config, std::vector<SeedResult> const& re
 
 std::string result_csv(std::vector<SeedResult> const& results) {
   std::string text = "seed";
-  for (auto const& name : metric_names()) text += "," + name;
+  for (auto const& name : metric_names(results)) text += "," + name;
   text += ",train_seconds,evaluate_seconds,total_seconds,steps,samples\n";
   for (auto const& r : results) {
     text += std::to_string(r.seed);

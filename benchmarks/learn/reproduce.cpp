@@ -31,6 +31,7 @@ constexpr char const* usage =
     "  --list           the targets, without running them\n"
     "  --cost CLASS     all targets of a cost of one run: seconds, minutes, hours or all\n"
     "  --protocol NAME  all targets of one protocol\n"
+    "  --method NAME    of these, the results of one method\n"
     "  --protocols DIR  folder of the protocol files (default: the program's own)\n"
     "  --data DIR       folder of the data sets\n"
     "  --threads N      threads of a matrix product (default 1)\n"
@@ -87,8 +88,9 @@ Outcome judged(Target const& target, std::vector<SeedResult> const& results) {
   return outcome;
 }
 
-/// The decision rule: three seeds, two more, then five fresh ones alone.
-Outcome reproduce(Target const& target, Request const& request, OutputFile& out) {
+/// The decision rule: three seeds, two more, then five fresh ones alone. Counts `finished` seeds.
+Outcome reproduce(Target const& target, Request const& request, OutputFile& out,
+                  std::size_t& finished) {
   auto config = config_of(target, request);
   auto const header = header_record(config, check(config));
   out.line(header);
@@ -101,6 +103,7 @@ Outcome reproduce(Target const& target, Request const& request, OutputFile& out)
           run_seed(config, data, seed, fmt::format("{} {} seed {}", target.id, target.method, seed),
                    [&](ExperienceResult const& r) { out.line(experience_record(r)); }));
       out.line(result_record(results.back()));
+      ++finished;
     }
     return judged(target, results);
   };
@@ -182,9 +185,13 @@ std::string list_text(std::vector<Target> const& targets) {
 }
 
 std::vector<Target> chosen(std::vector<Target> const& all, std::vector<std::string> const& ids,
-                           std::string const& cost, std::string const& protocol) {
-  std::vector<std::string> names, costs{"seconds", "minutes", "hours", "all"}, protocols;
-  for (auto const& t : all) names.push_back(t.id), protocols.push_back(t.protocol);
+                           std::string const& cost, std::string const& protocol,
+                           std::string const& method) {
+  std::vector<std::string> names, costs{"seconds", "minutes", "hours", "all"}, protocols, methods;
+  auto const note = [](std::vector<std::string>& list, std::string const& name) {
+    if (std::find(list.begin(), list.end(), name) == list.end()) list.push_back(name);
+  };
+  for (auto const& t : all) note(names, t.id), note(protocols, t.protocol), note(methods, t.method);
   auto const known = [](std::string const& name, std::vector<std::string> const& list,
                         char const* what) {
     if (std::find(list.begin(), list.end(), name) != list.end()) return;
@@ -194,13 +201,15 @@ std::vector<Target> chosen(std::vector<Target> const& all, std::vector<std::stri
   for (auto const& id : ids) known(id, names, "target");
   if (!cost.empty()) known(cost, costs, "cost");
   if (!protocol.empty()) known(protocol, protocols, "protocol");
+  if (!method.empty()) known(method, methods, "method");
   std::vector<Target> targets;
   for (auto const& t : all) {
     auto const named = std::find(ids.begin(), ids.end(), t.id) != ids.end();
-    auto const grouped = (!cost.empty() || !protocol.empty()) &&
+    auto const everything = ids.empty() && cost.empty() && protocol.empty() && !method.empty();
+    auto const grouped = (everything || !cost.empty() || !protocol.empty()) &&
                          (cost.empty() || cost == "all" || t.cost == cost) &&
                          (protocol.empty() || t.protocol == protocol);
-    if (named || grouped) targets.push_back(t);
+    if ((named || grouped) && (method.empty() || t.method == method)) targets.push_back(t);
   }
   return targets;
 }
@@ -210,10 +219,11 @@ int run_all(std::vector<Target> const& targets, Request const& request, OutputFi
       {"id", "method", "scenario", "published %", "ours % (95 % interval)", "band %", "verdict"}};
   std::string notes;
   bool all_pass = true, stopped = false;
+  std::size_t finished = 0;  // seeds
   auto const terminal = ::isatty(STDERR_FILENO) != 0;
   for (auto const& target : targets) {
     try {
-      auto const outcome = reproduce(target, request, out);
+      auto const outcome = reproduce(target, request, out, finished);
       out.line(outcome_record(outcome));
       rows.push_back(row_of(outcome));
       notes += notes_of(outcome);
@@ -222,13 +232,14 @@ int run_all(std::vector<Target> const& targets, Request const& request, OutputFi
                    target.id.c_str(), target.method.c_str(), ours_text(outcome).c_str(),
                    target.published, outcome.pass ? "pass" : "FAIL");
     } catch (Interrupted const&) {
-      std::fprintf(stderr, "%spawl-bench: interrupted\n", terminal ? "\r\033[K" : "");
+      std::fprintf(stderr, "%spawl-bench: interrupted with %zu seeds finished\n",
+                   terminal ? "\r\033[K" : "", finished);
       stopped = true;
       break;
     }
   }
+  if (finished > 0) out.finish();
   if (rows.size() > 1) {
-    out.finish();
     std::printf("%s%s%s", aligned(rows, 7).c_str(), notes.empty() ? "" : "\n", notes.c_str());
   }
   if (stopped) return exit_interrupted;
@@ -246,31 +257,38 @@ int reproduce_command(Arguments const& arguments) {
   auto const list = parsed.take_switch("list"), force = parsed.take_switch("force");
   auto const print_config = parsed.take_switch("print-config");
   auto const cost = parsed.take("cost"), protocol = parsed.take("protocol");
-  auto const folder = parsed.take("protocols"), path = parsed.take("out");
+  auto const method = parsed.take("method"), folder = parsed.take("protocols");
+  auto const path = parsed.take("out");
   Request request{parsed.take("data"), parsed.take("device", "cpu"), parsed.take("threads", "1")};
   if (!parsed.assignments.empty()) {
     auto const& wrong = parsed.assignments.front().key;
     throw UsageError(
         "reproduce has no option --" + wrong +
-        pawl::suggestion(wrong, {"list", "cost", "protocol", "protocols", "data", "threads",
-                                 "device", "out", "force", "print-config", "help"}));
+        pawl::suggestion(wrong, {"list", "cost", "protocol", "method", "protocols", "data",
+                                 "threads", "device", "out", "force", "print-config", "help"}));
   }
   auto const all = read_protocols(folder);
-  auto const targets = chosen(all, parsed.names, cost, protocol);
+  auto const targets = chosen(all, parsed.names, cost, protocol, method);
+  if (targets.empty() && !method.empty()) {
+    throw UsageError("none of these targets is of the method '" + method +
+                     "'; see reproduce --list");
+  }
   if (list) {
     std::fputs(list_text(targets.empty() ? all : targets).c_str(), stdout);
     return 0;
   }
   if (targets.empty()) {
     throw UsageError(
-        "name a target (see reproduce --list), or give --cost seconds, --cost minutes or "
-        "--protocol NAME");
+        "name a target (see reproduce --list), or give --cost seconds, --cost minutes, "
+        "--protocol NAME or --method NAME");
   }
   auto first = config_of(targets.front(), request);
   if (print_config) {
     if (targets.size() > 1) {
-      std::fprintf(stderr, "pawl-bench: %zu results match; this is the first, %s\n", targets.size(),
-                   targets.front().method.c_str());
+      std::fprintf(
+          stderr,
+          "pawl-bench: %zu results match; this is the first, %s; choose one with --method\n",
+          targets.size(), targets.front().method.c_str());
     }
     std::fputs(to_toml(first).c_str(), stdout);
     return 0;

@@ -1,4 +1,6 @@
+#include <cstddef>
 #include <cstdio>
+#include <exception>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,7 +32,8 @@ void print(Format format, Config& config, Json const& header,
   pawl::require(std::fflush(stdout) == 0, "the results could not be written to standard output");
 }
 
-int run(Config& config, bool force) {
+/// Throws what ended the run early, when what was finished by then is written and shown.
+void run(Config& config, bool force, std::size_t& finished) {
   auto const strategies = check(config);
   catch_interrupts();  // before there is a file that would be left behind
   OutputFile out(config.run.out, force);
@@ -39,6 +42,7 @@ int run(Config& config, bool force) {
   auto const header = header_record(config, strategies);
   out.line(header);
   std::vector<SeedResult> results;
+  std::exception_ptr failure;  // what is finished by then is kept
   bool anything = false;
   std::optional<EnergyMeter> energy;
   auto const joules = [&] { return energy ? energy->read() : Joules{}; };
@@ -53,24 +57,20 @@ int run(Config& config, bool force) {
     auto const on_result = [&](SeedResult const& r) {
       out.line(result_record(r));
       results.push_back(r);
+      ++finished;
     };
     run_seeds(config, data, {on_experience, on_result});
-  } catch (Interrupted const&) {
-    if (::isatty(STDERR_FILENO)) std::fputs("\r\033[K", stderr);
-    std::fprintf(stderr, "pawl-bench: interrupted with %zu of %lld seeds finished\n",
-                 results.size(), static_cast<long long>(config.run.seeds));
-    if (!anything) return exit_interrupted;
-    auto const used = joules();
-    out.line(summary_record(results, used, true));
-    out.finish();
-    if (!results.empty()) print(config.run.format, config, header, results, used, true);
-    return exit_interrupted;
+  } catch (...) {
+    failure = std::current_exception();
   }
+  if (failure && !anything) std::rethrow_exception(failure);
   auto const used = joules();
-  out.line(summary_record(results, used, false));
+  out.line(summary_record(results, used, failure != nullptr));
   out.finish();
-  print(config.run.format, config, header, results, used, false);
-  return 0;
+  if (!results.empty() || !failure) {
+    print(config.run.format, config, header, results, used, failure != nullptr);
+  }
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace
@@ -85,7 +85,16 @@ int run_command(Arguments const& arguments) {
     std::fputs((help ? run_help(config) : to_toml(config)).c_str(), stdout);
     return 0;
   }
-  return run(config, force);
+  std::size_t finished = 0;
+  try {
+    run(config, force, finished);
+    return 0;
+  } catch (Interrupted const&) {
+    if (::isatty(STDERR_FILENO)) std::fputs("\r\033[K", stderr);
+    std::fprintf(stderr, "pawl-bench: interrupted with %zu of %lld seeds finished\n", finished,
+                 static_cast<long long>(config.run.seeds));
+    return exit_interrupted;
+  }
 }
 
 }  // namespace bench

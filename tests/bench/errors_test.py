@@ -28,6 +28,12 @@ class Errors(Case):
         self.refused_run(2, "--strategy", "replay", "--replay.capcity", 9, says=["--replay.capacity"])
         self.refused_run(2, "--epoch", 2, says=["--epochs"])
         self.refused_run(2, "--device", "cudda", says=["cuda"])
+        self.refused_run(2, "--init", "xavier", says=["did you mean --model.init?"])
+        self.refused_run(2, "--memory", "ring", "--strategy", "replay", says=["did you mean --replay.memory?"])
+        self.refused_run(2, "--strategy", "replay", "--replay.by", "task", says=["by is an option of the memory ring"])
+        self.refused_run(2, "--optimizer", "adam", "--momentum", 0.9, says=["momentum is an option of", "optimizer sgd"])
+        self.refused_run(2, "--strategy", "er", says=["'replay'"])
+        self.refused_run(2, "--strategy", "der++", says=["'derpp'"])
         self.refused_run(2, "--scenario", "clas", says=["class"])
         self.refused(2, "rnu", says=["run"])
         self.refused(2, "list", "strategeis", says=["strategies"])
@@ -177,7 +183,8 @@ class Errors(Case):
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (part.exists() and '"record":"result"' in part.read_text()):
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        for _ in range(2):  # as  timeout  does, which signals the program and its group
+            process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=120)
         self.assertEqual(process.returncode, 130, stderr)
         self.assertIn("interrupted", stderr)
@@ -187,6 +194,36 @@ class Errors(Case):
         finished = [line["seed"] for line in lines if line["record"] == "result"]
         self.assertEqual(lines[-1]["seeds"], finished)
         self.assertEqual(list(self.folder.iterdir()), [out])
+
+    def test_a_seed_that_diverges_is_named_and_those_before_it_are_kept(self):
+        unstable = ["--stream", "split_digits", "--data", DATA, "--strategy", "mas", "--mas.strength", "1",
+                    "--lr", "0.1", "--epochs", "3", "--first-seed", "3", "--seeds", "2"]
+        for jobs in (1, 2):
+            out = self.folder / f"{jobs}.jsonl"
+            done = call("run", *unstable, "--jobs", jobs, "--out", out)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("the loss is", done.stderr)
+            self.assertIn("(seed 4)", done.stderr)
+            self.assertIn("final_accuracy", done.stdout)
+            lines = records(out)
+            self.assertEqual([line["seed"] for line in lines if line["record"] == "result"], [3])
+            self.assertTrue(lines[-1]["interrupted"])
+            self.assertEqual(lines[-1]["seeds"], [3])
+
+    def test_a_capacity_that_is_asked_for_counts(self):
+        def weights(*options):
+            lines = self.run_to_file("--force", *options)
+            return [line["loss"] for line in lines if line["record"] == "experience"]
+
+        naive = weights("--strategy", "naive")
+        memory = ["--strategy", "a_gem"]
+        self.assertEqual(weights(*memory, "--a_gem.capacity", 0), naive)
+        self.assertNotEqual(weights(*memory), naive)
+        self.assertNotEqual(weights(*memory, "--a_gem.capacity", 20), weights(*memory))
+        self.refused(2, "run", *DIGITS, *memory, "--a_gem.capacity", 3, says=["--a_gem.capacity is 3"])
+
+    def test_memory_that_is_not_there_is_a_sentence(self):
+        self.refused(1, "run", *DIGITS, "--model.hidden", "1000000,100000000", says=["there is not enough memory for"])
 
     def test_a_stop_at_any_moment_leaves_a_whole_file_or_none(self):
         heavy = ["--seeds", "100000", "--strategy", "ewc", "--ewc.strength", "1", "--evaluation.batch-size", "1"]

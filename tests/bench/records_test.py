@@ -50,6 +50,61 @@ class Records(Case):
             damage(damaged)
             self.assertTrue(schema.errors(damaged, SCHEMA))
 
+    def test_what_was_not_measured_is_null(self):
+        lines = self.run_to_file("--evaluate", "final")
+        metrics = next(line for line in lines if line["record"] == "result")["metrics"]
+        known = [name for name, value in metrics.items() if value is not None]
+        self.assertEqual(known, ["final_accuracy", "final_accuracy_by_sample"])
+
+    def test_evaluations_during_training_give_curves_and_change_nothing(self):
+        options = ["--strategy", "ewc,replay", "--batch-size", 100, "--trace-penalties", "true"]
+        without = self.run_to_file(*options)
+        lines = self.run_to_file(*options, "--evaluate-every", 1, "--force")
+        self.check_schema(lines)
+        for before, after in zip(without, lines):
+            if before["record"] == "experience":
+                self.assertEqual((before["loss"], before["accuracy"]), (after["loss"], after["accuracy"]))
+        experiences = [line for line in lines if line["record"] == "experience"]
+        points = [point for line in experiences for point in line["curve"]]
+        steps = sum(line["steps"] for line in experiences)
+        self.assertEqual([point["step"] for point in points], list(range(1, steps + 1)))
+        for line in experiences:
+            self.assertEqual(line["curve"][-1]["accuracy"], line["accuracy"])
+        metrics = lines[-2]["metrics"]
+        seen = [statistics.mean(p["accuracy"][: e + 1]) for e, line in enumerate(experiences) for p in line["curve"]]
+        self.assertAlmostEqual(metrics["anytime_aaa"], statistics.mean(seen), places=12)
+        ends = [line["curve"][-1]["step"] for line in experiences]
+        lowest = [min(p["accuracy"][j] for p in points if p["step"] > ends[j]) for j in range(4)]
+        self.assertAlmostEqual(metrics["anytime_min_acc"], statistics.mean(lowest), places=12)
+        self.assertIsNone(metrics["anytime_lca_10"])  # an experience has three batches
+        self.assertIsNone(lines[-1]["metrics"]["anytime_lca_10"])
+        self.assertEqual(lines[-1]["metrics"]["anytime_aaa"]["mean"], metrics["anytime_aaa"])
+
+    def test_curves_end_with_the_experience_however_many_steps_lie_between(self):
+        lines = self.run_to_file("--batch-size", 10, "--evaluate-every", 7)
+        experiences = [line for line in lines if line["record"] == "experience"]
+        last = 0
+        for line in experiences:
+            end = last + line["steps"]
+            wanted = [step for step in range(last + 1, end + 1) if step % 7 == 0 or step == end]
+            self.assertEqual([point["step"] for point in line["curve"]], wanted)
+            last = end
+        every = self.run_to_file("--batch-size", 10, "--evaluate-every", 1, "--force")
+        metrics = next(line for line in every if line["record"] == "result")
+        experiences = [line for line in every if line["record"] == "experience"]
+        area = []
+        for e, line in enumerate(experiences):
+            start = experiences[e - 1]["curve"][-1]["accuracy"] if e > 0 else metrics["untrained"]
+            area.append(statistics.mean([start[e]] + [point["accuracy"][e] for point in line["curve"][:10]]))
+        self.assertAlmostEqual(metrics["metrics"]["anytime_lca_10"], statistics.mean(area), places=12)
+
+    def test_an_online_stream_keeps_a_memory_by_experience(self):
+        def bytes_of_state(*options):
+            lines = self.run_to_file("--strategy", "a_gem", "--batch-size", 10, "--force", *options)
+            return next(line for line in lines if line["record"] == "result")["state_bytes"]
+
+        self.assertEqual(bytes_of_state("--stream.chunk", 10), bytes_of_state())
+
     def test_the_last_part_of_an_online_experience_may_be_shorter_than_a_batch(self):
         lines = self.run_to_file("--strategy", "replay", "--stream.chunk", 10, "--batch-size", 10, "--replay.batch", 10)
         result = next(line for line in lines if line["record"] == "result")
@@ -220,9 +275,12 @@ class Records(Case):
 
     def test_the_task_scenario_uses_a_head_per_task_and_can_mask_one_head(self):
         heads = self.run_to_file("--scenario", "task")
-        self.assertEqual(heads[-2]["prediction"], "task_head")
+        self.assertEqual((heads[-2]["prediction"], heads[-2]["active_classes"]), ("task_head", "task"))
         masked = self.run_to_file("--evaluation.outputs", "task", name="masked.jsonl")
-        self.assertEqual(masked[-2]["prediction"], "task_masked")
+        self.assertEqual((masked[-2]["prediction"], masked[-2]["active_classes"]), ("task_masked", "task"))
+        for outputs, active in (("automatic", "seen"), ("all", "all")):
+            lines = self.run_to_file("--evaluation.outputs", outputs, "--force")
+            self.assertEqual((lines[-2]["prediction"], lines[-2]["active_classes"]), ("class", active))
 
     def test_the_engine_is_recorded_and_changes_nothing_but_time(self):
         compiled = self.run_to_file("--strategy", "replay")
