@@ -4,88 +4,21 @@
 #include <cstdint>
 #include <filesystem>
 #include <numbers>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "messages.hpp"
+#include "named.hpp"
+#include "views.hpp"
 
-#include <torch/nn/modules/activation.h>
 #include <pawl/core/any_learner.hpp>
-#include <pawl/core/learner.hpp>
 #include <pawl/metrics/evaluate.hpp>
-#include <pawl/strategies/a_gem.hpp>
-#include <pawl/strategies/der.hpp>
-#include <pawl/strategies/er_ace.hpp>
-#include <pawl/strategies/replay.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
 using namespace pawl;
-
-namespace {
-
-Training const both{.batch_size = 6, .augment = {.crop = 2, .flip = true}};
-
-Tensor pixels(std::vector<std::int64_t> const& shape, std::uint64_t seed) {
-  auto x = torch::empty(shape, torch::kFloat64);
-  fill_uniform(x, 1, 255, Seed{seed}.generator("pixels"));
-  return x.to(torch::kUInt8);
-}
-
-/// Two experiences of 30 images [2, 5, 7] in four classes, no pixel of which is black.
-std::vector<Experience> images() {
-  std::vector<Experience> all;
-  for (std::int64_t e = 0; e < 2; ++e) {
-    auto const y = torch::arange(30, torch::kInt64) % 2 + 2 * e;
-    auto x = pixels({30, 2, 5, 7}, 5 + static_cast<std::uint64_t>(e));
-    all.push_back(make_experience(x, y, {}, e));
-    all.back().train.normalise.scale = all.back().test.normalise.scale = 1.0 / 255;
-  }
-  return all;
-}
-
-nn::Sequential network(torch::Dtype dtype = torch::kFloat64) {
-  nn::Sequential net(nn::Flatten(), nn::Linear(70, 9), nn::Tanh(), nn::Linear(9, 4));
-  std::int64_t i = 0;
-  for (auto& p : net->parameters()) fill_normal(p, 0, 0.3, Seed{3}.generator("net", i++));
-  net->to(dtype);
-  return net;
-}
-
-Tensor flat(nn::Sequential const& net) {
-  std::vector<Tensor> all;
-  for (auto const& p : net->parameters()) all.push_back(p.detach().reshape({-1}));
-  return torch::cat(all);
-}
-
-/// Whether `shown` [C, H, W] is `stored` under one of the views that `both` allows.
-bool is_view_of(Tensor const& stored, Tensor const& shown) {
-  for (std::int64_t down = -2; down <= 2; ++down) {
-    for (std::int64_t right = -2; right <= 2; ++right) {
-      for (std::int64_t mirrored = 0; mirrored < 2; ++mirrored) {
-        auto const view = torch::tensor({down, right, mirrored}).view({1, 3});
-        if (augmented(stored.unsqueeze(0), view)[0].equal(shown)) return true;
-      }
-    }
-  }
-  return false;
-}
-
-/// Keeps what the network was shown in every step, as bytes, and which rows it came from.
-struct Shown {
-  std::vector<Tensor> inputs;  // [N, C, H, W]
-  std::vector<Tensor> fresh;   // [B] row numbers
-  std::vector<Tensor> stored;  // [B, C, H, W]
-  void step(Context const& c) {
-    inputs.push_back((c.batch.x * 255).round().to(torch::kUInt8));
-    fresh.push_back(c.fresh.id);
-    stored.push_back(c.fresh.stored);
-  }
-};
-
-}  // namespace
+using namespace views;
 
 TEST_CASE("a shifted and mirrored image, by hand") {
   auto const image = torch::tensor({1, 2, 3, 4, 5, 6}, torch::kUInt8).view({1, 1, 2, 3});
@@ -139,48 +72,11 @@ TEST_CASE("views are drawn uniformly, and by the generator alone") {
   CHECK(Augment{.crop = 2}.draw(50, generator).select(1, 2).eq(0).all().item<bool>());
 }
 
-TEST_CASE("rows are shown anew in every step, and kept as they are stored") {
-  auto const experiences = images();
-  auto training = both;
-  training.epochs = 3;
-  Learner learner{network(), Sgd{.lr = 0.01}, Replay{Reservoir{.capacity = 20}, 4}};
-  Shown shown;
-  for (auto const& experience : experiences) learner.fit(experience, training, shown);
-  std::set<std::string> looks;  // of row 0 of the last experience
-  std::int64_t varied = 0, rows = 0;
-  for (std::size_t i = 0; i < shown.inputs.size(); ++i) {
-    auto const& e = experiences[i / 15];
-    for (std::int64_t r = 0; r < 6; ++r) {
-      auto const id = shown.fresh[i][r].item<std::int64_t>();
-      auto const stored = e.train.read(torch::tensor({id})).stored[0];
-      auto const input = shown.inputs[i][r];
-      CHECK(shown.stored[i][r].equal(stored));
-      CHECK(is_view_of(stored, input));
-      varied += !input.equal(stored), ++rows;
-      if (i >= 15 && id == 0) looks.insert(c10::str(input.flatten()));
-    }
-  }
-  CHECK(rows == 180);
-  CHECK(varied > 150);  // 49 of 50 views differ from the image
-  CHECK(looks.size() == 3);
-  auto const held = learner.strategy<Replay>().memory.contents();
-  auto const labels = held.labels;
-  for (std::int64_t i = 0; i < held.size(); ++i) {
-    auto const& e = experiences[static_cast<std::size_t>(labels[i].item<std::int64_t>() / 2)];
-    CHECK(held.stored[i].equal(e.train.read(held.id.narrow(0, i, 1)).stored[0]));
-  }
-}
-
 TEST_CASE("replayed rows are varied by every strategy that draws some") {
   auto const experiences = images();
-  Reservoir const memory{.capacity = 20};
-  std::vector<std::pair<std::string, AnyStrategy>> const strategies{{"replay", Replay{memory}},
-                                                                    {"er_ace", ErAce{memory}},
-                                                                    {"der", Der{memory}},
-                                                                    {"derpp", DerPlusPlus{memory}}};
-  for (auto const& named : strategies) {
-    INFO("strategy: ", named.first);
-    AnyLearner learner{Model(network()), Sgd{.lr = 0.01}, StrategyList{{named.second}}};
+  for (std::string const name : {"replay", "er_ace", "der", "derpp"}) {
+    INFO("strategy: ", name);
+    auto learner = learner_of(network(), Sgd{.lr = 0.01}, {named(name, {{"capacity", "20"}})});
     struct Replayed {
       std::vector<Experience> const& experiences;
       std::int64_t rows = 0, varied = 0, views = 0;
@@ -205,43 +101,20 @@ TEST_CASE("replayed rows are varied by every strategy that draws some") {
   }
 }
 
-TEST_CASE("the reference gradient of A-GEM is that of varied rows") {
-  auto const experiences = images();
-  Learner learner{network(), Sgd{.lr = 0.01},
-                  AGem{.memory = Reservoir{.capacity = 20}, .batch = 5}};
-  learner.fit(experiences[0], both);
-  struct Drawn {
-    Rows const& rows;
-    Experience const& past;
-    std::int64_t varied = 0, views = 0;
-    void step(Context const&) {
-      for (std::int64_t i = 0; i < rows.size(); ++i) {
-        auto const stored = past.train.read(rows.id.narrow(0, i, 1)).stored[0];
-        varied += !rows.stored[i].equal(stored), views += is_view_of(stored, rows.stored[i]);
-      }
-    }
-  } drawn{learner.strategy<AGem>().drawn, experiences[0]};
-  learner.fit(experiences[1], both, drawn);
-  CHECK(drawn.views == 25);
-  CHECK(drawn.varied > 20);
-}
-
 TEST_CASE("views belong to rows: neither shards nor another strategy change them") {
   auto const experiences = images();
-  auto const weights = [&](auto strategy, Training training, Shown& shown) {
-    auto net = network();
-    Learner learner{net, Sgd{.lr = 0.05}, std::move(strategy)};
+  auto const weights = [&](AnyStrategy const& strategy, Training training, Shown& shown) {
+    auto learner = learner_of(network(), Sgd{.lr = 0.05}, {strategy});
     for (auto const& experience : experiences) learner.fit(experience, training, shown);
-    return flat(net);
+    return learner.context().weights().clone();
   };
   Shown whole, cut, naive;
   auto sharded = both;
   sharded.shards = 3;
-  auto const replay = Replay{Reservoir{.capacity = 20}, 6};
+  auto const replay = named("replay", {{"capacity", "20"}, {"batch", "6"}});
   auto const one = weights(replay, both, whole), three = weights(replay, sharded, cut);
   CHECK((one - three).abs().max().item<double>() < 1e-12);
-  auto const none = Replay{Reservoir{.capacity = 0}};
-  weights(none, both, naive);
+  weights(named("replay", {{"capacity", "0"}}), both, naive);
   for (std::size_t i = 0; i < naive.inputs.size(); ++i) {
     CHECK(naive.inputs[i].equal(whole.inputs[i].narrow(0, 0, 6)));
   }
@@ -249,14 +122,13 @@ TEST_CASE("views belong to rows: neither shards nor another strategy change them
 
 TEST_CASE("draws one pass over one set of views: DER in one pass and in two is the same") {
   auto const experiences = images();
-  auto const weights = [&](Forward forward) {
-    auto net = network();
-    Learner learner{net, Sgd{.lr = 0.05},
-                    DerPlusPlus{.memory = Reservoir{.capacity = 20}, .forward = forward}};
+  auto const weights = [&](std::string const& forward) {
+    auto const derpp = named("derpp", {{"capacity", "20"}, {"forward", forward}});
+    auto learner = learner_of(network(), Sgd{.lr = 0.05}, {derpp});
     for (auto const& experience : experiences) learner.fit(experience, both);
-    return flat(net);
+    return learner.context().weights().clone();
   };
-  auto const joint = weights(Forward::joint), apart = weights(Forward::separate);
+  auto const joint = weights("joint"), apart = weights("separate");
   CHECK((joint - apart).abs().max().item<double>() < 1e-12);
 }
 
@@ -265,13 +137,13 @@ TEST_CASE("a run with varied images continues bit for bit") {
   auto const folder = std::filesystem::temp_directory_path() / "pawl_augment_test";
   std::filesystem::create_directories(folder);
   auto const path = (folder / "middle.safetensors").string();
-  auto const make = [](nn::Sequential const& net) {
-    return Learner{net, Sgd{.lr = 0.05, .momentum = 0.9}, Replay{Reservoir{.capacity = 20}}};
+  auto const make = [] {
+    return learner_of(network(), Sgd{.lr = 0.05, .momentum = 0.9},
+                      {named("replay", {{"capacity", "20"}})});
   };
-  auto net = network(), resumed = network();
-  auto learner = make(net), later = make(resumed);
+  auto learner = make(), later = make();
   struct Saves {
-    decltype(learner)& saved;
+    AnyLearner& saved;
     std::string path;
     void step(Context const& c) {
       if (c.step == 2) saved.save(path);
@@ -281,7 +153,7 @@ TEST_CASE("a run with varied images continues bit for bit") {
   learner.fit(experiences[1], both, Saves{learner, path});
   later.load(path);
   later.fit(experiences[1], both);
-  CHECK(flat(net).equal(flat(resumed)));
+  CHECK(learner.context().weights().equal(later.context().weights()));
 }
 
 TEST_CASE("tests see images as they are") {

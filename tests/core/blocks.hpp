@@ -95,9 +95,10 @@ inline void check_same(std::vector<Tensor> const& a, std::vector<Tensor> const& 
 }
 
 /// Compares steps by blocks with steps at once, to the last bit, and with the default; heads and
-/// autograd included.
-template <class Opt, class... S>
-void compare(Opt const& optimizer, S const&... strategies) {
+/// autograd included. `run(net, how, more...)` trains with some strategies more and tells what is
+/// left of weights, first, and of what strategies remember.
+template <class Run>
+void compare_runs(Run&& run) {
   for (auto const dtype : {torch::kFloat32, torch::kFloat64}) {
     for (auto const heads : {false, true}) {
       for (auto const shards : {1, 2}) {
@@ -105,20 +106,25 @@ void compare(Opt const& optimizer, S const&... strategies) {
         CAPTURE(heads);
         CAPTURE(shards);
         Training const how{.shards = shards};
-        auto const at_once =
-            learned(network(dtype, heads), optimizer, how, strategies..., AtOnce{});
-        check_same(learned(network(dtype, heads), optimizer, how, strategies..., Follows{}),
-                   at_once);
-        auto const fast = learned(network(dtype, heads), optimizer, how, strategies...);
+        auto const at_once = run(network(dtype, heads), how, AtOnce{});
+        check_same(run(network(dtype, heads), how, Follows{}), at_once);
+        auto const fast = run(network(dtype, heads), how);
         auto const last_bits = dtype == torch::kFloat32 ? 1e-6 : 1e-14;
         CHECK(fast.front().allclose(at_once.front(), 0, last_bits));
         auto reference = how;
         reference.engine = Engine::reference;
-        auto const slow = learned(network(dtype, heads), optimizer, reference, strategies...);
+        auto const slow = run(network(dtype, heads), reference);
         CHECK(fast.front().allclose(slow.front(), 0, last_bits));
       }
     }
   }
+}
+
+template <class Opt, class... S>
+void compare(Opt const& optimizer, S const&... strategies) {
+  compare_runs([&](nn::Sequential const& net, Training const& how, auto... more) {
+    return learned(net, optimizer, how, strategies..., more...);
+  });
 }
 
 }  // namespace blocks

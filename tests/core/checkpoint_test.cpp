@@ -12,13 +12,12 @@
 #include <vector>
 
 #include "messages.hpp"
+#include "named.hpp"
 
 #include <torch/nn/modules/activation.h>
 #include <pawl/core/any_learner.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
-#include <pawl/strategies/ewc.hpp>
-#include <pawl/strategies/replay.hpp>
 
 #include <sys/resource.h>
 
@@ -82,17 +81,19 @@ Training const usual{.epochs = 2, .batch_size = 9};
 
 /// Follows the growth of the model, and counts.
 struct Trace {
+  double decay = 0.9;
   static constexpr char const* name = "trace";
+  void describe(Options& o) { o("decay", decay, between(0, 1), "of the mean"); }
   void after_step(Context& c) {
     if (!mean.defined()) mean = torch::zeros_like(c.weights());
-    mean.mul_(0.9).add_(c.weights(), 0.1);
+    mean.mul_(decay).add_(c.weights(), 1 - decay);
     rate = 0.5 * rate + 1;
   }
   void state(Archive& a) {
     a.flat("mean", mean);
     a("rate", rate);
   }
-  Tensor mean;
+  Tensor mean{};
   double rate = 0;
 };
 /// The same name and hook, and other things to remember.
@@ -337,26 +338,27 @@ TEST_CASE("a refusal that comes after heads made room still keeps moments and we
   CHECK(into.optimizer().second.equal(untouched.optimizer().second));
 }
 
-TEST_CASE("an option is no state: a checkpoint loads under another strength and learning rate") {
+TEST_CASE("an option is no state: a checkpoint loads under another decay and learning rate") {
   Folder const folder;
-  Learner from{linear(), Adam{.lr = 0.01}, Ewc{.strength = 3}};
+  Learner from{linear(), Adam{.lr = 0.01}, Trace{.decay = 0.5}};
   from.fit(rows(), usual);
   from.save(folder / "options");
-  Learner into{linear(), Adam{.lr = 0.5}, Ewc{.strength = 7}};
+  Learner into{linear(), Adam{.lr = 0.5}, Trace{.decay = 0.7}};
   into.load(folder / "options");
   CHECK(into.optimizer().lr == 0.5);
-  CHECK(into.strategy<Ewc>().strength == 7);
-  CHECK(into.strategy<Ewc>().anchor.importance.equal(from.strategy<Ewc>().anchor.importance));
+  CHECK(into.strategy<Trace>().decay == 0.7);
+  CHECK(into.strategy<Trace>().mean.equal(from.strategy<Trace>().mean));
 }
 
 TEST_CASE("a continued experience must be the one that was started, under the same plan") {
   Folder const folder;
   auto const path = folder / "middle";
   auto net = linear(), twin = linear();
-  Learner whole{net, Adam{.lr = 0.01}, Replay{Reservoir{.capacity = 20}}};
+  auto const replay = named("replay", {{"capacity", "20"}});
+  auto whole = learner_of(net, Adam{.lr = 0.01}, {replay});
   whole.fit(rows(), usual, Saves{[&] { whole.save(path); }});
 
-  Learner resumed{twin, Adam{.lr = 0.01}, Replay{Reservoir{.capacity = 20}}};
+  auto resumed = learner_of(twin, Adam{.lr = 0.01}, {replay});
   resumed.load(path);
   auto const refused = [&](Experience const& experience, Training const& training) {
     return message_of([&] { resumed.fit(experience, training); });
@@ -430,7 +432,7 @@ TEST_CASE("a checkpoint is written whole or not at all") {
 TEST_CASE("property 48: a checkpoint is as large as what it holds, within 5 %") {
   Folder const folder;
   auto net = linear(4000);
-  Learner learner{net, Adam{}, Replay{Reservoir{.capacity = 2000}}, Ewc{}};
+  auto learner = learner_of(net, Adam{}, {named("replay", {{"capacity", "2000"}}), named("ewc")});
   learner.fit(rows(0, 3, -1, torch::kFloat32, 3000), {.batch_size = 100});
   learner.save(folder / "size");
   double held = static_cast<double>(learner.state_bytes());

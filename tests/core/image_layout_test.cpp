@@ -5,6 +5,8 @@
 #include <functional>
 #include <string>
 
+#include "named.hpp"
+
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/pooling.h>
@@ -12,9 +14,6 @@
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/models/slim_resnet18.hpp>
 #include <pawl/models/small_cnn.hpp>
-#include <pawl/strategies/a_gem.hpp>
-#include <pawl/strategies/lwf.hpp>
-#include <pawl/strategies/replay.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -112,7 +111,8 @@ TEST_CASE(
 
 TEST_CASE("a step differs from that of the reference by rounding alone") {
   auto const after = [](auto net, Engine engine) {
-    Learner learner{net, Sgd{.lr = 0.05}, Replay{.batch = 6}, Lwf{}};
+    auto learner =
+        learner_of(net, Sgd{.lr = 0.05}, {named("replay", {{"batch", "6"}}), named("lwf")});
     learner.fit(images(18), {.batch_size = 6, .engine = Engine::reference});
     learner.fit(images(6, torch::kFloat32, 1), {.batch_size = 6, .engine = engine});
     CHECK(starts_with(learner.context().engine(), "channels_last: ") ==
@@ -151,7 +151,8 @@ TEST_CASE("a run that is continued from a checkpoint ends with the same bits") {
   auto const first = images(18), second = images(24, torch::kFloat32, 1);
   Training const training{.batch_size = 6};
   auto const make = [] {
-    return Learner{small_cnn(), Sgd{.lr = 0.05, .momentum = 0.9}, AGem{.batch = 6}};
+    return learner_of(small_cnn(), Sgd{.lr = 0.05, .momentum = 0.9},
+                      {named("a_gem", {{"batch", "6"}})});
   };
   auto whole = make();
   whole.fit(first, training);

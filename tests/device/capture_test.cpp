@@ -15,9 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include <pawl/strategies/der.hpp>
-#include <pawl/strategies/replay.hpp>
-
+#include "../core/named.hpp"
+#include "../core/rehearses.hpp"
 #include "fake_device.hpp"
 #include "toy.hpp"
 
@@ -43,11 +42,11 @@ struct Sum {
   }
 };
 
-Learner<nn::Sequential, Sgd, StrategySet<Replay>> small_learner(torch::Device device,
-                                                                std::string const& kind) {
+Learner<nn::Sequential, Sgd, StrategySet<Rehearses>> small_learner(torch::Device device,
+                                                                   std::string const& kind) {
   auto net = network(kind, torch::kFloat32);
   net->to(device);
-  return {net, Sgd{.lr = 0.05}, Replay{Reservoir{.capacity = 30}}};
+  return {net, Sgd{.lr = 0.05}, Rehearses{}};
 }
 
 struct Stop {};
@@ -264,8 +263,8 @@ TEST_CASE("an observer that throws stops training after the steps that were plan
   fewer.engine = Engine::eager;
   other.fit(experience, fewer);
   CHECK(c.weights().equal(other.context().weights()));
-  auto const held = learner.strategy<Replay>().memory.contents();
-  CHECK(held.stored.equal(other.strategy<Replay>().memory.contents().stored));
+  auto const held = learner.strategy<Rehearses>().memory.contents();
+  CHECK(held.stored.equal(other.strategy<Rehearses>().memory.contents().stored));
   CHECK(held.y.cpu().equal(held.labels));
 }
 
@@ -366,31 +365,32 @@ TEST_CASE("what cannot be captured runs step by step, and says why") {
   auto const there = fake::device();
   auto const experience = images(Scenario::classes, there)[0];
   Training const training{.epochs = 5, .batch_size = 12};
-  auto const with = [&](AnyStrategy strategy, AnyOptimizer optimizer = Sgd{.lr = 0.05},
-                        std::string const& kind = "linear") {
+  auto const replay = named("replay");
+  auto const of = [&](AnyStrategy strategy, AnyOptimizer optimizer = Sgd{.lr = 0.05},
+                      std::string const& kind = "linear") {
     return [=] { return learner_of(network(kind, torch::kFloat32), there, {strategy}, optimizer); };
   };
   auto const why = [&](auto const& make, Experience const& e, Training const& t) {
     auto const text = engine_of(make, e, t);
     return text.substr(0, text.find(')') + 1);
   };
-  CHECK(why(with(Replay{}), images()[0], training) ==
+  CHECK(why(of(replay), images()[0], training) ==
         "not captured ('tensors' does not lie on the device)");
   auto passes = training;
   passes.passes = 2;
-  CHECK(why(with(Replay{}), experience, passes) == "not captured (passes > 1)");
+  CHECK(why(of(replay), experience, passes) == "not captured (passes > 1)");
   auto active = training;
   active.active = Active::batch;
-  CHECK(why(with(Replay{}), experience, active) ==
+  CHECK(why(of(replay), experience, active) ==
         "not captured (each batch has its own active classes)");
-  CHECK(why(with(Replay{.draw = Draw::cycle}), experience, training) ==
+  CHECK(why(of(named("replay", {{"draw", "cycle"}})), experience, training) ==
         "not captured (the strategy 'replay' does not say that it is capturable)");
-  CHECK(why(with(Replay{}, make_optimizer("rmsprop")), experience, training) ==
+  CHECK(why(of(replay, make_optimizer("rmsprop")), experience, training) ==
         "not captured (the optimizer has no  count  and  apply)");
-  CHECK(why(with(Replay{}, Sgd{.lr = 0.05}, "noise"), experience, training) ==
+  CHECK(why(of(replay, Sgd{.lr = 0.05}, "noise"), experience, training) ==
         "not captured (the model draws random numbers)");
   auto tasks = images(Scenario::task, there)[0];
-  CHECK(why(with(Replay{}, Sgd{.lr = 0.05}, "multi"), tasks, training) ==
+  CHECK(why(of(replay, Sgd{.lr = 0.05}, "multi"), tasks, training) ==
         "not captured (rows have heads of their own)");
 }
 
@@ -422,7 +422,7 @@ TEST_CASE("a module that waits for the device is noticed when a step is recorded
   auto const make = [] {
     Waiting module;
     module->to(fake::device());
-    return Learner{module, Adam{.lr = 0.01}, DerPlusPlus{.memory = Reservoir{.capacity = 30}}};
+    return learner_of(module, Adam{.lr = 0.01}, {configured("derpp")});
   };
   CHECK(engine_of(make, experience, {.epochs = 5, .batch_size = 12}) ==
         "not captured (a look at a value is not permitted when a stream is capturing), reference: "
@@ -459,7 +459,7 @@ TEST_CASE("a row that is drawn again while it is planned is drawn the same") {
     for (std::string const memory : {"reservoir", "class_balanced", "ring"}) {
       INFO("draw: ", draw, ", memory: ", memory);
       auto const make = [&] {
-        AnyStrategy replay = Replay{};
+        auto replay = named("replay");
         set_option(replay, "memory", memory);
         for (auto const& option : options_of(replay).all()) {
           if (option.name == "capacity") set_option(replay, "capacity", "20");

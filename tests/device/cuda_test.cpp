@@ -11,8 +11,8 @@
 #include <pawl/importance/sensitivity.hpp>
 #include <pawl/models/slim_resnet18.hpp>
 #include <pawl/models/small_cnn.hpp>
-#include <pawl/strategies/replay.hpp>
 
+#include "../core/rehearses.hpp"
 #include "toy.hpp"
 
 #include <ATen/Context.h>
@@ -185,10 +185,10 @@ TEST_CASE("a convolutional model with BatchNorm replays on CUDA as on the host")
   auto const losses_on = [&](torch::Device device) {
     SlimResNet18 net(1, 4, SlimResNet18Options{.nf = 4}, Seed{1});
     net->to(device, torch::kFloat64);
-    Learner learner{net, Sgd{.lr = 0.01}, Replay{Reservoir{.capacity = 20}}};
+    Learner learner{net, Sgd{.lr = 0.01}, Rehearses{Reservoir{.capacity = 20}}};
     Losses losses;
     for (auto const& experience : stream) learner.fit(experience, {.batch_size = 12}, losses);
-    auto const held = learner.strategy<Replay>().memory.contents();
+    auto const held = learner.strategy<Rehearses>().memory.contents();
     CHECK(held.size() == 20);
     CHECK(held.stored.device().type() == device.type());
     CHECK(held.stored.dtype() == torch::kUInt8);

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "../core/filled.hpp"
+
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/normalization.h>
@@ -44,15 +46,6 @@ nn::Sequential linear(Tensor const& w) {
   return nn::Sequential(layer);
 }
 
-/// Weights from a seed, in double.
-template <class M>
-M seeded(M module) {
-  module->to(torch::kFloat64);
-  std::int64_t i = 0;
-  for (auto& p : module->parameters()) fill_normal(p, 0, 0.5, Seed{5}.generator("net", i++));
-  return module;
-}
-
 /// The first parameter's part of a flat tensor.
 Tensor first(Arena const& arena, Tensor const& flat) { return arena.parameter_view(flat, 0); }
 
@@ -76,7 +69,7 @@ struct Regression {
 
 /// Convolution, BatchNorm with statistics of its own, and a linear head.
 nn::Sequential convolutional() {
-  auto net = seeded(nn::Sequential(nn::Conv2d(1, 3, 3), nn::BatchNorm2d(3), nn::Tanh(),
+  auto net = filled(nn::Sequential(nn::Conv2d(1, 3, 3), nn::BatchNorm2d(3), nn::Tanh(),
                                    nn::Flatten(), nn::Linear(27, 4)));
   for (auto& b : net->named_buffers()) {
     if (b.value().is_floating_point()) fill_uniform(b.value(), 0.5, 1.5, Seed{6}.generator("b"));
@@ -219,7 +212,7 @@ TEST_CASE("squared batch means lose what the Fisher sees") {
 
 TEST_CASE(
     "the exact Fisher of softmax regression is p (1 - p) x^2, and its biases sum to 1 - sum p^2") {
-  auto layer = seeded(nn::Linear(3, 4));
+  auto layer = filled(nn::Linear(3, 4));
   Arena const arena(*layer);
   auto const x = draws({50, 3}, 1);
   auto const f = fisher(nn::Sequential(layer), arena, data_of(x, labels(50, 4)));
@@ -233,20 +226,20 @@ TEST_CASE(
 TEST_CASE("many samples at once give what one at a time gives") {
   auto const x = draws({300, 4}, 2);  // more than one chunk
   auto const data = data_of(x, labels(300, 4));
-  check_agreement(seeded(nn::Sequential(nn::Linear(4, 9), nn::ReLU(), nn::Linear(9, 6), nn::Tanh(),
+  check_agreement(filled(nn::Sequential(nn::Linear(4, 9), nn::ReLU(), nn::Linear(9, 6), nn::Tanh(),
                                         nn::Linear(6, 4))),
                   data, true, "");
-  check_agreement(seeded(std::make_shared<MixedImpl>()), data, true, "");
-  check_agreement(seeded(nn::Sequential(nn::Linear(4, 9), nn::Dropout(.5), nn::Linear(9, 4))), data,
+  check_agreement(filled(std::make_shared<MixedImpl>()), data, true, "");
+  check_agreement(filled(nn::Sequential(nn::Linear(4, 9), nn::Dropout(.5), nn::Linear(9, 4))), data,
                   true, "");  // in train mode, but measured in eval mode
-  check_agreement(seeded(std::make_shared<ResidualImpl>(4)), data, true, "");
+  check_agreement(filled(std::make_shared<ResidualImpl>(4)), data, true, "");
   auto const few = data.select(torch::arange(20));
-  check_agreement(seeded(std::make_shared<ResidualImpl>(1)), few, false, "'bias' is broadcast");
+  check_agreement(filled(std::make_shared<ResidualImpl>(1)), few, false, "'bias' is broadcast");
   auto const images = data_of(draws({20, 1, 5, 5}, 3), labels(20, 4));
   check_agreement(convolutional(), images, true, "");
-  auto norm = seeded(nn::Sequential(nn::Linear(4, 6), nn::BatchNorm1d(6), nn::Linear(6, 4)));
+  auto norm = filled(nn::Sequential(nn::Linear(4, 6), nn::BatchNorm1d(6), nn::Linear(6, 4)));
   check_agreement(norm, data.select(torch::arange(40)), true, "");
-  check_agreement(seeded(nn::Sequential(nn::Linear(4, 6), nn::LayerNorm(nn::LayerNormOptions({6})),
+  check_agreement(filled(nn::Sequential(nn::Linear(4, 6), nn::LayerNorm(nn::LayerNormOptions({6})),
                                         nn::Linear(6, 4))),
                   few, false, "LayerNorm");
 }
@@ -254,7 +247,7 @@ TEST_CASE("many samples at once give what one at a time gives") {
 TEST_CASE("convolutions of every kind, at once and one by one") {
   auto const images = data_of(draws({30, 2, 9, 9}, 8), labels(30, 4));
   auto const with = [](nn::Conv2d const& layer, std::int64_t features) {
-    return seeded(nn::Sequential(layer, nn::ReLU(nn::ReLUOptions().inplace(true)), nn::Flatten(),
+    return filled(nn::Sequential(layer, nn::ReLU(nn::ReLUOptions().inplace(true)), nn::Flatten(),
                                  nn::Linear(features, 4)));
   };
   check_agreement(with(nn::Conv2d(nn::Conv2dOptions(2, 4, 3).stride(2).padding(1)), 100), images,
@@ -267,13 +260,13 @@ TEST_CASE("convolutions of every kind, at once and one by one") {
   auto frozen = with(nn::Conv2d(2, 4, 3), 196);
   frozen->children()[0]->named_parameters()["weight"].requires_grad_(false);
   check_agreement(frozen, images, true, "");
-  check_agreement(seeded(nn::Sequential(nn::Conv2d(2, 4, 3), nn::MaxPool2d(2), nn::Conv2d(4, 4, 2),
+  check_agreement(filled(nn::Sequential(nn::Conv2d(2, 4, 3), nn::MaxPool2d(2), nn::Conv2d(4, 4, 2),
                                         nn::AvgPool2d(2), nn::Flatten(), nn::Linear(4, 4))),
                   images, true, "");
   SlimResNet18 residual(2, 4, SlimResNet18Options{.nf = 2});
-  check_agreement(seeded(residual), images.select(torch::arange(8)), true, "");
+  check_agreement(filled(residual), images.select(torch::arange(8)), true, "");
   check_agreement(
-      seeded(nn::Sequential(nn::ConvTranspose2d(2, 2, 2), nn::Flatten(), nn::Linear(200, 4))),
+      filled(nn::Sequential(nn::ConvTranspose2d(2, 2, 2), nn::Flatten(), nn::Linear(200, 4))),
       images, false, "not one of a Conv2d");
 }
 
@@ -281,28 +274,28 @@ TEST_CASE("convolutions that share weights or statistics go one by one") {
   auto const images = data_of(draws({12, 2, 5, 5}, 9), labels(12, 4));
   nn::Conv2d twice(nn::Conv2dOptions(2, 2, 3).padding(1));
   check_agreement(
-      seeded(nn::Sequential(twice, nn::Tanh(), twice, nn::Flatten(), nn::Linear(50, 4))), images,
+      filled(nn::Sequential(twice, nn::Tanh(), twice, nn::Flatten(), nn::Linear(50, 4))), images,
       false, "is used twice");
   nn::BatchNorm2d norm(nn::BatchNorm2dOptions(2).track_running_stats(false));
   check_agreement(
-      seeded(nn::Sequential(nn::Conv2d(2, 2, 3), norm, nn::Flatten(), nn::Linear(18, 4))), images,
+      filled(nn::Sequential(nn::Conv2d(2, 2, 3), norm, nn::Flatten(), nn::Linear(18, 4))), images,
       false, "no statistics of its own");
 }
 
 TEST_CASE("weights that are used twice are summed over their uses before squaring") {
   auto const data = data_of(draws({30, 4}, 4), labels(30, 4));
-  check_agreement(seeded(std::make_shared<SharedImpl>()), data, false,
+  check_agreement(filled(std::make_shared<SharedImpl>()), data, false,
                   "parameter 'layer.weight' is used twice");
 }
 
 TEST_CASE("a module that mixes its rows is found out and done one sample at a time") {
   auto const data = data_of(draws({30, 4}, 5), labels(30, 4));
-  check_agreement(seeded(std::make_shared<CoupledImpl>()), data, false,
+  check_agreement(filled(std::make_shared<CoupledImpl>()), data, false,
                   "samples influence each other");
 }
 
 TEST_CASE("several positions per sample are no rows of samples") {
-  auto net = seeded(nn::Sequential(nn::Linear(4, 3), nn::Tanh(), nn::Flatten(), nn::Linear(6, 4)));
+  auto net = filled(nn::Sequential(nn::Linear(4, 3), nn::Tanh(), nn::Flatten(), nn::Linear(6, 4)));
   check_agreement(net, data_of(draws({10, 2, 4}, 6), labels(10, 4)), false,
                   "not known to act row by row");
 }
@@ -329,7 +322,7 @@ TEST_CASE("only the head of the trained task gets importance") {
 }
 
 TEST_CASE("outputs outside the active set count as if they were not there") {
-  auto layer = seeded(nn::Linear(3, 5));
+  auto layer = filled(nn::Linear(3, 5));
   Arena const arena(*layer);
   Model const net = nn::Sequential(layer);
   auto const data = data_of(draws({20, 3}, 8), labels(20, 2));
@@ -382,7 +375,7 @@ TEST_CASE("a learner's importance is over the outputs that are active in its los
   auto const x = draws({24, 4}, 20);
   auto const y = torch::arange(24) % 2 + 2;  // labels 2 and 3 of 5
   for (auto const active : {Active::all, Active::seen, Active::current, Active::batch}) {
-    auto net = seeded(nn::Sequential(nn::Linear(4, 5)));
+    auto net = filled(nn::Sequential(nn::Linear(4, 5)));
     Learner learner{net, Sgd{}, TakesImportance{}};
     auto const experience = make_experience(x, y);
     learner.fit(experience, {.batch_size = 6, .active = active});
@@ -405,7 +398,7 @@ TEST_CASE("a learner's importance is over the outputs that are active in its los
 }
 
 TEST_CASE("importances do not depend on how many samples go at once") {
-  Model const net = seeded(nn::Sequential(nn::Linear(4, 7), nn::Tanh(), nn::Linear(7, 3)));
+  Model const net = filled(nn::Sequential(nn::Linear(4, 7), nn::Tanh(), nn::Linear(7, 3)));
   Arena const arena(*net.module);
   auto const data = data_of(draws({50, 4}, 21), labels(50, 3));
   for (auto const kind : {FisherLabels::exact, FisherLabels::sampled}) {
@@ -419,7 +412,7 @@ TEST_CASE("importances do not depend on how many samples go at once") {
 }
 
 TEST_CASE("a subset is fixed by its seed, and the normaliser is N or N - 1") {
-  Model const net = seeded(nn::Sequential(nn::Linear(4, 3)));
+  Model const net = filled(nn::Sequential(nn::Linear(4, 3)));
   Arena const arena(*net.module);
   auto const data = data_of(draws({40, 4}, 9), labels(40, 3));
   FisherOptions const few{.samples = 10};
@@ -439,7 +432,7 @@ TEST_CASE("a subset is fixed by its seed, and the normaliser is N or N - 1") {
 }
 
 TEST_CASE("readings by batch are means over the batches, the last one short") {
-  Model const net = seeded(nn::Sequential(nn::Linear(4, 3)));
+  Model const net = filled(nn::Sequential(nn::Linear(4, 3)));
   Arena const arena(*net.module);
   auto const data = data_of(draws({5, 4}, 10), labels(5, 3));
   FisherOptions const pairs{.labels = FisherLabels::batch, .batch_size = 3};
@@ -476,7 +469,7 @@ TEST_CASE("an importance leaves buffers, gradients, modes and generators as foun
 }
 
 TEST_CASE("BatchNorm is measured with its running statistics") {
-  auto net = seeded(nn::Sequential(nn::BatchNorm1d(3), nn::Linear(3, 2)));
+  auto net = filled(nn::Sequential(nn::BatchNorm1d(3), nn::Linear(3, 2)));
   net->train();
   Arena const arena(*net);
   auto const data = data_of(draws({8, 3}, 12), labels(8, 2));
@@ -504,7 +497,7 @@ TEST_CASE("the sensitivity of an affine map has the values computed by hand") {
 }
 
 TEST_CASE("the sensitivity of an affine map in closed form, whatever the labels") {
-  auto layer = seeded(nn::Linear(3, 4));
+  auto layer = filled(nn::Linear(3, 4));
   Arena const arena(*layer);
   Model const net = nn::Sequential(layer);
   auto const x = draws({30, 3}, 13);
@@ -531,7 +524,7 @@ TEST_CASE("sums over samples are float32 at least") {
 }
 
 TEST_CASE("importances of float models agree with those of double ones") {
-  auto net = seeded(nn::Sequential(nn::Linear(4, 9), nn::ReLU(), nn::Linear(9, 3)));
+  auto net = filled(nn::Sequential(nn::Linear(4, 9), nn::ReLU(), nn::Linear(9, 3)));
   auto const data = data_of(draws({600, 4}, 15), labels(600, 3));
   Arena wide(*net);
   auto const f = fisher(net, wide, data);
@@ -543,7 +536,7 @@ TEST_CASE("importances of float models agree with those of double ones") {
 }
 
 TEST_CASE("an importance of nothing, or of labels without an output, is refused") {
-  Model const net = seeded(nn::Sequential(nn::Linear(2, 2)));
+  Model const net = filled(nn::Sequential(nn::Linear(2, 2)));
   Arena const arena(*net.module);
   auto const data = data_of(draws({3, 2}, 16), torch::tensor({0, 1, 5}));
   auto const none = data.select(torch::empty({0}, torch::kInt64));

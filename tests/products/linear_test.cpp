@@ -6,10 +6,11 @@
 #include <limits>
 #include <vector>
 
+#include "../core/rehearses.hpp"
+
 #include <pawl/core/learner.hpp>
 #include <pawl/memory/reservoir.hpp>
 #include <pawl/models/mlp.hpp>
-#include <pawl/strategies/replay.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -372,7 +373,7 @@ TEST_CASE("plain SGD learns the same where gradients are not formed, which are t
   };
   compare({.lr = 0.1}, {}, true);
   compare({.lr = 0.1}, {.epochs = 3, .lr_milestones = {1}}, true);
-  compare({.lr = 0.1}, {}, true, Replay{Reservoir{.capacity = 20}});
+  compare({.lr = 0.1}, {}, true, Rehearses{Reservoir{.capacity = 20}});
   compare({.lr = 0.1, .momentum = 0.9}, {}, false);
   compare({.lr = 0.1, .weight_decay = 0.01}, {}, false);
   compare({.lr = 0.1}, {.clip_norm = 0.1}, false);

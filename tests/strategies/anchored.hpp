@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "../core/filled.hpp"
+
 #include <torch/nn/modules/activation.h>
 #include <pawl/core/learner.hpp>
 #include <pawl/heads/growing.hpp>
@@ -29,16 +31,8 @@ inline Tensor draws(std::vector<std::int64_t> const& shape, std::int64_t key) {
   return x;
 }
 
-template <class M>
-M seeded(M module) {
-  module->to(torch::kFloat64);
-  std::int64_t i = 0;
-  for (auto& p : module->parameters()) fill_normal(p, 0, 0.5, Seed{5}.generator("net", i++));
-  return module;
-}
-
 inline nn::Sequential perceptron() {
-  return seeded(nn::Sequential(nn::Linear(6, 12), nn::Tanh(), nn::Linear(12, 2)));
+  return filled(nn::Sequential(nn::Linear(6, 12), nn::Tanh(), nn::Linear(12, 2)));
 }
 
 /// Two classes apart along one axis, which is another one in every experience, with 6 axes.
@@ -108,7 +102,7 @@ void check_twice(S half, S whole) {
 /// Rows that a head gains have no importance.
 template <class S>
 void check_gained_rows(S strategy) {
-  auto net = seeded(nn::Sequential(nn::Linear(6, 5), nn::Tanh(), GrowingHead(5)));
+  auto net = filled(nn::Sequential(nn::Linear(6, 5), nn::Tanh(), GrowingHead(5)));
   Learner learner{net, Sgd{.lr = .05}, strategy};
   auto two = blobs(1);
   two.train.labels = two.train.labels + 2;
@@ -162,10 +156,26 @@ void check_other_heads(S strategy) {
   }
 }
 
+/// The importance is that of the outputs that the loss sees.
+template <class S>
+void check_active_outputs(S strategy) {
+  auto net = filled(nn::Sequential(nn::Linear(6, 5)));
+  auto const e = blobs(0);
+  for (auto const active : {Active::seen, Active::current, Active::batch, Active::all}) {
+    Learner learner{net, Sgd{.lr = 0}, strategy};
+    learner.fit(e, {.batch_size = 10, .active = active});
+    auto const& omega = learner.template strategy<S>().anchor.importance;
+    auto const rows = learner.context().arena.parameter_view(omega, 0).sum(1);
+    CHECK(element(rows, 0) > 0);
+    CHECK(element(rows, 1) > 0);
+    CHECK((element(rows, 4) > 0) == (active == Active::all));
+  }
+}
+
 /// `end` leaves buffers, gradients, modes and generators as found.
 template <class S>
 void check_end(S strategy) {
-  auto net = seeded(nn::Sequential(nn::Linear(6, 8), nn::BatchNorm1d(8), nn::Linear(8, 2)));
+  auto net = filled(nn::Sequential(nn::Linear(6, 8), nn::BatchNorm1d(8), nn::Linear(8, 2)));
   Learner learner{net, Sgd{.lr = .01}};
   auto const e = blobs(0);
   learner.fit(e, {.batch_size = 10});

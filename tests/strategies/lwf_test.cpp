@@ -8,6 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "../core/rehearses.hpp"
+#include "by_hand.hpp"
+#include "toys.hpp"
+
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <pawl/core/learner.hpp>
@@ -15,57 +19,14 @@
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/memory/reservoir.hpp>
 #include <pawl/strategies/lwf.hpp>
-#include <pawl/strategies/replay.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
 using namespace pawl;
+using namespace by_hand;
+using namespace toys;
 
 namespace {
-
-auto const float64 = torch::TensorOptions(torch::kFloat64);
-
-Tensor noise(std::vector<std::int64_t> const& shape, std::uint64_t seed) {
-  auto x = torch::empty(shape, float64);
-  fill_normal(x, 0, 1, Seed{seed}.generator("x"));
-  return x;
-}
-
-/// n rows [n, 4]; labels go round the given classes.
-Experience blobs(std::int64_t index, std::vector<std::int64_t> const& classes, std::int64_t n = 24,
-                 std::int64_t task = -1) {
-  auto const position = torch::arange(n) % static_cast<std::int64_t>(classes.size());
-  auto const y = torch::tensor(classes).index_select(0, position);
-  auto const x = noise({n, 4}, 5 + static_cast<std::uint64_t>(index)) + y.unsqueeze(1);
-  return make_experience(x, y, classes, index, task);
-}
-
-template <class Net>
-Net filled(Net net) {
-  net->to(torch::kFloat64);
-  std::int64_t i = 0;
-  for (auto& p : net->parameters()) fill_normal(p, 0, 0.5, Seed{3}.generator("net", i++));
-  return net;
-}
-
-nn::Sequential network(std::int64_t outputs = 4) {
-  return filled(nn::Sequential(nn::Linear(4, 8), nn::Tanh(), nn::Linear(8, outputs)));
-}
-
-template <class Net>
-Tensor weights_of(Net const& net) {
-  std::vector<Tensor> all;
-  for (auto const& p : net->parameters()) all.push_back(p.detach().reshape({-1}).clone());
-  return torch::cat(all);
-}
-
-struct Recorder {
-  std::vector<double> loss, penalty;
-  void step(Context const& c) {
-    loss.push_back(c.task_loss.item<double>());
-    for (auto const& p : c.penalties) penalty.push_back(p.second.item<double>());
-  }
-};
 
 /// Moves the student away from its teacher. Listed after Lwf, so that the teacher is taken before.
 struct Stumbles {
@@ -154,6 +115,53 @@ TEST_CASE("the divergence by hand: teacher (2 ln 3, 0), student (0, 0), T = 2") 
             .item<double>() == doctest::Approx(0.130812).epsilon(1e-5));
 }
 
+TEST_CASE("distillation: value and gradient by hand") {
+  // Teacher (2 ln 3, 0), student (0, 0), T = 2: KL .130812, T^2 KL .523248, gradient in z (-.5,
+  // .5).
+  struct Forgets {
+    void begin(Context& c, Experience const&) {
+      if (c.index == 1) c.arena.weights().zero_();
+    }
+  };
+  auto const x = torch::ones({1, 1}, float64);
+  for (bool const squared : {true, false}) {
+    auto net = linear(torch::tensor({{2 * std::log(3.0)}, {0.0}}, float64));
+    Learner learner{net, Sgd{.lr = 0}, Lwf{.strength = 1, .t_squared = squared}, Forgets{}};
+    learner.fit(make_experience(x, integers({0}), {0, 1}, 0), {.batch_size = 1});
+    Recorder seen;
+    learner.fit(make_experience(x, integers({0}), {0, 1}, 1), {.batch_size = 1}, seen);
+    CHECK(seen.penalty.at(0) == doctest::Approx(squared ? 0.523248 : 0.130812).epsilon(1e-5));
+    // The supervised loss at (0, 0) adds p - onehot = (-.5, .5).
+    auto const expected = squared ? -0.5 : -0.125;
+    CHECK(seen.gradient[0].item<double>() == doctest::Approx(expected - 0.5).epsilon(1e-9));
+    CHECK(seen.gradient[1].item<double>() == doctest::Approx(0.5 - expected).epsilon(1e-9));
+  }
+}
+
+TEST_CASE("distillation is zero at the teacher's own weights, and its schedules scale both terms") {
+  auto const past = blobs(0, {0, 1}, 40), now = blobs(1, {2, 3}, 40);
+  auto const record = [&](Lwf lwf, std::int64_t shards = 1) {
+    Learner learner{network(4), Sgd{.lr = 0}, lwf};
+    learner.fit(past, {.batch_size = 10});
+    Recorder seen;
+    learner.fit(now, {.batch_size = 40, .shards = shards, .shuffle = false}, seen);
+    return seen;
+  };
+  auto const plain = record({});
+  CHECK(std::abs(plain.penalty.at(0)) < 1e-12);
+  Learner naive{network(4), Sgd{.lr = 0}};
+  Recorder reference;
+  naive.fit(now, {.batch_size = 40, .shuffle = false}, reference);
+  CHECK((plain.gradient - reference.gradient).abs().max().item<double>() < 1e-7);
+  CHECK(record({.weighting = Lwf::Weighting::one_over_t}).loss[0] ==
+        doctest::Approx(reference.loss[0] / 2).epsilon(1e-12));
+  CHECK(record({.task_weight = Lwf::TaskWeight::one_over_t}, 3).loss[0] ==
+        doctest::Approx(reference.loss[0] / 2).epsilon(1e-12));
+  CHECK(record({.weighting = Lwf::Weighting::count}).loss[0] ==
+        doctest::Approx(reference.loss[0]).epsilon(1e-12));
+  CHECK(record({.strengths = {0, 0}}).penalty.empty());
+}
+
 TEST_CASE("weightings and schedules scale the two terms as published") {
   // The student stumbles by the same step in every run, so the divergence is the same in all.
   auto const run = [](Lwf lwf, std::int64_t index) {
@@ -213,7 +221,7 @@ TEST_CASE("the teacher answers in eval mode with its own statistics, and all mod
   net->eval();
   auto const old = net->forward(x).detach().clone();
   net->train();
-  struct Watches {
+  struct Looks {
     Lwf* lwf = nullptr;
     nn::Sequential net;
     Tensor x, old;
@@ -231,7 +239,7 @@ TEST_CASE("the teacher answers in eval mode with its own statistics, and all mod
         CHECK(p.data_ptr() != lwf->teacher.weights.data_ptr());
       }
     }
-  } watches{&learner.strategy<Lwf>(), net, x, old};
+  } looks{&learner.strategy<Lwf>(), net, x, old};
   struct Values {
     std::vector<double> expected, seen;
     Lwf* lwf;
@@ -242,27 +250,41 @@ TEST_CASE("the teacher answers in eval mode with its own statistics, and all mod
       expected.push_back(4 * kl(t, c.logits.detach().narrow(1, 0, 2), 2));
       seen.push_back(c.penalties.at(0).second.item<double>());
     }
-  } values{{}, {}, watches.lwf, old};
-  learner.fit(now, {.batch_size = 8}, watches, values);
+  } values{{}, {}, looks.lwf, old};
+  learner.fit(now, {.batch_size = 8}, looks, values);
   REQUIRE(values.seen.size() == 3);
   for (std::size_t i = 0; i < 3; ++i) {
     CHECK(values.seen[i] == doctest::Approx(values.expected[i]).epsilon(1e-9));
   }
 }
 
+TEST_CASE("the teacher does not change while the student trains, and shares no storage with it") {
+  auto net = network(4);
+  Learner learner{net, Sgd{.lr = 0.1}, Lwf{}};
+  learner.fit(blobs(0, {0, 1}, 40), {.batch_size = 10});
+  auto const before = weights_of(net);
+  std::vector<Tensor> seen;
+  Watches watches{
+      [&](Context const&) { seen.push_back(learner.strategy<Lwf>().teacher.weights.clone()); }};
+  learner.fit(blobs(1, {2, 3}, 40), {.batch_size = 10}, watches);
+  REQUIRE(seen.size() == 4);
+  CHECK(seen.front().equal(seen.back()));
+  CHECK_FALSE(weights_of(net).equal(before));
+}
+
 TEST_CASE("with replay the mean is over every row of the step, or over the fresh ones") {
   for (bool const all : {true, false}) {
     for (std::int64_t const shards : {1, 3}) {
       auto net = network();
-      Learner learner{net, Sgd{.lr = 0}, Replay{Reservoir{.capacity = 24}},
+      Learner learner{net, Sgd{.lr = 0}, Rehearses{Reservoir{.capacity = 24}},
                       Lwf{.rows = all ? Lwf::RowsUsed::all : Lwf::RowsUsed::fresh}, Stumbles{}};
       learner.fit(blobs(0, {0, 1}), {.batch_size = 8});
       torch::NoGradGuard no_grad;
       auto const now = blobs(1, {2, 3}, 12);
       auto x = now.train.read(torch::arange(12)).stored;
       if (all) {
-        auto const drawn = learner.strategy<Replay>().memory.draw(
-            12, learner.context().seed.generator("draw.replay", 1, 0));
+        auto const drawn = learner.strategy<Rehearses>().memory.draw(
+            12, learner.context().seed.generator("draw.rehearses", 1, 0));
         x = torch::cat({x, drawn.stored});
       }
       auto const old = net->forward(x).narrow(1, 0, 2);
@@ -320,6 +342,21 @@ TEST_CASE("a model that does more around its head than it tells takes a pass per
   auto const activated = [] { return filled(nn::Sequential(nn::Linear(4, 8), ActivatedHead())); };
   auto const told = run(activated()), opaque = run(Opaque(activated()));
   CHECK(told.equal(opaque));
+}
+
+TEST_CASE("with a head per task, distillation moves the old heads and naive training does not") {
+  auto const train = [](bool distil) {
+    nn::Sequential net(nn::Linear(4, 6), nn::Tanh(), MultiHead(6, 2));
+    net->to(torch::kFloat64);
+    Learner learner{net, Sgd{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.01},
+                    Lwf{.strength = distil ? 1.0 : 0.0}};
+    learner.fit(blobs(0, {0, 1}, 40, 0), {.batch_size = 10});
+    auto const head = net->named_parameters()["2.weight0"].detach().clone();
+    learner.fit(blobs(1, {0, 1}, 40, 1), {.epochs = 2, .batch_size = 10});
+    return (net->named_parameters()["2.weight0"].detach() - head).abs().max().item<double>();
+  };
+  CHECK(train(false) == 0);
+  CHECK(train(true) > 0);
 }
 
 TEST_CASE("an old head is compared in the labels that its task had when the teacher was taken") {
