@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -842,11 +843,13 @@ TEST_CASE("a short last batch that is never reached is no obstacle") {
 
 namespace {
 
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
 /// A network whose mask is a buffer that holds infinities, beside one of booleans.
 struct MaskedImpl : nn::Module {
   MaskedImpl() {
     layer = register_module("layer", nn::Linear(5, 3));
-    mask = register_buffer("mask", torch::tensor({0., 0., -INFINITY}, torch::kFloat64));
+    mask = register_buffer("mask", torch::tensor({0., 0., -infinity}, torch::kFloat64));
     flags = register_buffer("flags", torch::tensor({true, true, false}));
     layer->to(torch::kFloat64);
     draw_weights(*layer);
@@ -880,7 +883,7 @@ TEST_CASE("buffers that no shard moves stay as they are, whatever they hold") {
   Masked net;
   Learner learner{net, Sgd{.lr = 0.1}};
   learner.fit(rows(16, torch::kFloat64), {.batch_size = 8, .shards = 2});
-  CHECK(net->mask.equal(torch::tensor({0., 0., -INFINITY}, torch::kFloat64)));
+  CHECK(net->mask.equal(torch::tensor({0., 0., -infinity}, torch::kFloat64)));
   CHECK(net->flags.equal(torch::tensor({true, true, false})));
 }
 
@@ -920,9 +923,9 @@ TEST_CASE("a list of strategies may be checked again, and a begin that failed be
   CHECK_NOTHROW(list.check());
   auto net = plain_network(torch::kFloat64);
   Learner learner{net, Sgd{}, Owner{}};
-  CHECK_THROWS_WITH_AS(learner.fit(rows(8, torch::kFloat64)), "not yet", Error);
+  CHECK_THROWS_WITH_AS(learner.fit(rows(8, torch::kFloat64), {.batch_size = 8}), "not yet", Error);
   learner.strategy<Owner>().fails = false;
-  learner.fit(rows(8, torch::kFloat64));
+  learner.fit(rows(8, torch::kFloat64), {.batch_size = 8});
   CHECK(learner.strategy<Owner>().old.empty());
 }
 
@@ -930,10 +933,10 @@ TEST_CASE("the learning rate of an optimizer of LibTorch can be set at any time"
   for (auto const* name : {"rmsprop", "adagrad"}) {
     auto net = plain_network(torch::kFloat64);
     AnyLearner learner{Model(net), make_optimizer(name), StrategyList{}};
-    learner.fit(rows(8, torch::kFloat64));
+    learner.fit(rows(8, torch::kFloat64), {.batch_size = 8});
     set_option(learner.optimizer(), "lr", "0");
     auto const before = net->parameters()[0].clone();
-    learner.fit(rows(8, torch::kFloat64, 2));
+    learner.fit(rows(8, torch::kFloat64, 2), {.batch_size = 8});
     CHECK(net->parameters()[0].equal(before));
   }
   auto const two_groups = [](Parameters const& all) {

@@ -168,7 +168,7 @@ TEST_CASE("the Fisher of softmax regression has the values computed by hand") {
 // 3 sigma: false alarm 0.3 %, at this seed none.
 TEST_CASE("with more than twenty outputs labels are sampled, unless they are asked for") {
   for (std::int64_t const outputs : {20, 21}) {
-    auto net = seeded(nn::Sequential(nn::Linear(3, outputs)));
+    auto net = filled(nn::Sequential(nn::Linear(3, outputs)));
     Model const model(net);
     Arena const arena(*net);
     auto x = torch::empty({6, 3}, torch::kFloat64);

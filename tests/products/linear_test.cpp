@@ -382,6 +382,35 @@ TEST_CASE("plain SGD learns the same where gradients are not formed, which are t
   compare({.lr = 0.1}, {.iterations = 1}, false);  // the last step
 }
 
+namespace {
+
+struct Decays {
+  static constexpr bool elementwise = true, only_adds = true;
+  void edit_gradient(Context& c) { c.gradient().add_(c.weights(), 0.3); }
+};
+
+struct EveryGradient {
+  std::vector<Tensor> all{};
+  void step(Context const& c) { all.push_back(c.gradient().clone()); }
+};
+
+}  // namespace
+
+TEST_CASE(
+    "an observer of gradients changes no bit where strategies add to them, and sees the sum") {
+  EveryGradient seen, wanted;
+  Counts counts;
+  auto const watched = train(seen, {.lr = 0.1}, {}, Decays{});
+  auto const plain = train(counts, {.lr = 0.1}, {}, Decays{});
+  CHECK((plain.deferred > 0) == uses_own_products());
+  CHECK(same(watched.weights, plain.weights));
+  train(wanted, {.lr = 0.1}, {.engine = Engine::reference}, Decays{});
+  REQUIRE(seen.all.size() == wanted.all.size());
+  for (std::size_t i = 0; i < seen.all.size(); ++i) {
+    CHECK(seen.all[i].allclose(wanted.all[i], 0, 1e-5));
+  }
+}
+
 TEST_CASE("a gradient may be asked for when the step is over") {
   auto const sum = [](auto&& observer) {
     Mlp net(12, 4, MlpOptions{.hidden = {20, 9}}, Seed{1});

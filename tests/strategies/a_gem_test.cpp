@@ -130,7 +130,7 @@ TEST_CASE("heads of the past take part in the steps that A-GEM projects, and in 
   std::int64_t projected = 0, left = 0;
   Watches steps{[&](Context const& c) {
     auto const& before = learner.strategy<Before>().gradient;
-    auto const touched = !const_cast<Context&>(c).gradient().equal(before);
+    auto const touched = !c.gradient().equal(before);
     CHECK(old_head().equal(head) == !touched);
     head = old_head();
     (touched ? projected : left) += 1;

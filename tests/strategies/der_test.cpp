@@ -278,3 +278,25 @@ TEST_CASE("a draw with fewer rows than shards still adds up, beside another pena
     }
   }
 }
+
+TEST_CASE("under active = batch the classes of a draw that passes apart compete, shards or not") {
+  auto const losses = [](Forward forward, std::int64_t shards) {
+    Learner learner{
+        network(), Sgd{.lr = 0.05},
+        DerPlusPlus{.memory = Reservoir{.capacity = 30}, .batch = 4, .forward = forward}};
+    Recorder seen;
+    for (std::int64_t e = 0; e < 3; ++e) {
+      learner.fit(blobs(e, {2 * e, 2 * e + 1}),
+                  {.batch_size = 6, .shards = shards, .active = Active::batch}, seen);
+    }
+    return seen.loss;
+  };
+  auto const joint = losses(Forward::joint, 1);
+  for (std::int64_t const shards : {1, 2}) {
+    auto const apart = losses(Forward::separate, shards);
+    REQUIRE(apart.size() == joint.size());
+    for (std::size_t i = 0; i < joint.size(); ++i) {
+      CHECK(apart[i] == doctest::Approx(joint[i]).epsilon(1e-10));
+    }
+  }
+}

@@ -11,6 +11,7 @@
 
 #include <torch/nn/modules/activation.h>
 #include <pawl/core/any_learner.hpp>
+#include <pawl/heads/growing.hpp>
 #include <pawl/memory/rehearsal.hpp>
 #include <pawl/memory/reservoir.hpp>
 #include <pawl/strategies/er_ace.hpp>
@@ -150,4 +151,18 @@ TEST_CASE("rows of another strategy count in the asymmetric loss, with their own
   CHECK_FALSE(run({named("replay"), ErAce{}}).equal(alone));
   auto const der = named("der", {{"alpha", "1e-300"}});
   CHECK(distance(run({der, ErAce{}}), alone) < 1e-12);
+}
+
+TEST_CASE("rows of a growing head that nobody has met do not compete, whatever is said of unseen") {
+  for (auto const keep : {true, false}) {
+    nn::Sequential net(nn::Linear(4, 8), nn::Tanh(), GrowingHead(8));
+    net->to(torch::kFloat64);
+    Learner learner{net, Sgd{.lr = 0.1}, ErAce{.keep_unseen = keep}};
+    Recorder seen;
+    auto one = blobs(0, {0}, 6);
+    one.classes = {0, 1, 2};
+    learner.fit(one, {.batch_size = 6}, seen);
+    CHECK(net->parameters().back().size(0) == 3);
+    CHECK(seen.loss.front() == 0);
+  }
 }

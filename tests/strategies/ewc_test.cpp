@@ -7,6 +7,7 @@
 
 #include "../core/blocks.hpp"
 #include "anchored.hpp"
+#include "toys.hpp"
 
 #include <torch/nn/modules/activation.h>
 #include <pawl/core/learner.hpp>
@@ -151,4 +152,28 @@ TEST_CASE("blocks change no bit of what EWC learns") {
   Sgd const sgd{.lr = 0.05};
   blocks::compare(sgd, Ewc{.strength = 20});
   blocks::compare(sgd, Ewc{.strength = 1e6, .anchor = {.clip_step = true}});
+}
+
+TEST_CASE(
+    "a head off its anchor is pulled back though no row has its task, others are left alone") {
+  for (double const nudge : {0.0, 0.1}) {
+    auto net = toys::headed();
+    Learner learner{net, Sgd{.lr = 0.01, .weight_decay = 0.1}, Ewc{.strength = 5}};
+    learner.fit(toys::blobs(0, {0, 1}, 24, 0), {.epochs = 3, .batch_size = 8});
+    auto const& arena = learner.context().arena;
+    std::size_t head = 0;
+    while (arena.layout()[head].name.find("weight0") == std::string::npos) ++head;
+    auto const weights = arena.parameters()[head].detach();
+    weights.add_(nudge);
+    auto const before = weights.clone();
+    auto const& anchor = learner.strategy<Ewc>().anchor;
+    auto const omega = arena.parameter_view(anchor.importance, head).clone();
+    auto const home = arena.parameter_view(anchor.weights, head).clone();
+    CHECK(omega.sum().item<double>() > 0);
+    learner.fit(toys::blobs(1, {0, 1}, 8, 1), {.batch_size = 8});
+    auto const gradient = 5 * omega * (before - home) + 0.1 * before;
+    auto const wanted = nudge == 0 ? before : before - 0.01 * gradient;
+    CHECK(toys::distance(weights, wanted) < 1e-14);
+    CHECK(weights.equal(before) == (nudge == 0));
+  }
 }

@@ -108,7 +108,7 @@ struct Recorder {
   void step(Context const& c) {
     loss.push_back(c.task_loss.item<double>());
     for (auto const& p : c.penalties) penalty.push_back(p.second.item<double>());
-    gradient = const_cast<Context&>(c).gradient().clone();
+    gradient = c.gradient().clone();
   }
 };
 

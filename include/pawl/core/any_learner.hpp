@@ -63,6 +63,7 @@ class AnyStrategy {
     virtual Tensor loss(Context&) = 0;
     virtual Named<Tensor> penalties(Context&) = 0;
     virtual void closed_form_values(Context&) = 0;
+    virtual void wake(Context&) = 0;
     virtual void edit_gradient(Context&) = 0;
     virtual void after_step(Context&, Of) = 0;
     virtual void end(Context&, Experience const&) = 0;
@@ -97,6 +98,7 @@ class AnyStrategy {
     Tensor loss(Context& c) override { return Set::loss(c); }
     Named<Tensor> penalties(Context& c) override { return Set::penalties(c); }
     void closed_form_values(Context& c) override { Set::closed_form_values(c); }
+    void wake(Context& c) override { Set::wake(c); }
     void edit_gradient(Context& c) override { Set::edit_gradient(c); }
     void after_step(Context& c, Of which) override { Set::after_step(c, which); }
     void end(Context& c, Experience const& e) override { Set::end(c, e); }
@@ -190,6 +192,9 @@ struct StrategyList {
   }
   void closed_form_values(Context& c) {
     for (auto& s : strategies) s.self_->closed_form_values(c);
+  }
+  void wake(Context& c) {
+    for (auto& s : strategies) s.self_->wake(c);
   }
   void edit_gradient(Context& c) {
     for (auto& s : strategies) s.self_->edit_gradient(c);

@@ -59,6 +59,13 @@ template <class S>
 concept HasPenaltyValue = requires(S s, Context& c) {
   { s.penalty_value(c) } -> std::same_as<Tensor>;
 };
+/// Called before `edit_gradient`, once per step: marks parameters that got no gradient from the
+/// loss (heads of other tasks) but will get one from this strategy, so that the optimizer moves
+/// them.
+template <class S>
+concept HasWake = requires(S s, Context& c) {
+  { s.wake(c) } -> std::same_as<void>;
+};
 template <class S>
 concept HasState = requires(S s, Archive& a) {
   s.state(a);

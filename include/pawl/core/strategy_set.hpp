@@ -167,6 +167,11 @@ struct StrategySet {
       }
     });
   }
+  void wake(Context& c) {
+    each([&](auto& s) {
+      if constexpr (HasWake<std::remove_cvref_t<decltype(s)>>) s.wake(c);
+    });
+  }
   void edit_gradient(Context& c) {
     each([&](auto& s) {
       using T = std::remove_cvref_t<decltype(s)>;

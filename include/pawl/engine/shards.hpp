@@ -43,8 +43,9 @@ class BufferMean {
   void end_shard() {
     torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < buffers_.size(); ++i) {
-      // What never moves may hold infinities: a mask, say.
-      if (averaged(i) && !buffers_[i].equal(start_[i])) moved_[i].add_(buffers_[i] - start_[i]);
+      if (!averaged(i)) continue;
+      auto const way = buffers_[i] - start_[i];  // no number where a mask holds infinities
+      moved_[i].add_(way.masked_fill(buffers_[i].eq(start_[i]), 0));
     }
   }
   void finish() {
@@ -84,9 +85,10 @@ class TreeSum {
       sums_.back() = sums_.back() + right;
     }
     auto const sum = sums_.empty() ? Tensor{} : sums_.back();
-    levels_.clear(), sums_.clear();
+    forget();
     return sum;
   }
+  void forget() { levels_.clear(), sums_.clear(); }
 
  private:
   std::vector<std::int64_t> levels_;

@@ -61,9 +61,12 @@ class Step {
   /// numbers in its forward.
   void run(Rows fresh, Shown shown, bool& draws) {
     updated_ = false;
+    // A step that broke off may have left some.
+    losses_.forget(), gradients_.forget(), task_gradients_.forget();
     prepare(optimizer, c.arena);
     start(std::move(fresh));
-    may_defer_ = !shown.gradient && gradient_is_only_applied();
+    // Where strategies add to it, the order of additions shows in the last bits of the weights.
+    may_defer_ = (!shown.gradient || strategies.reads_gradient) && gradient_is_only_applied();
     in_blocks_ = !shown.gradient && all_is_elementwise();
     auto shards = extend([&](Batch batch) { return strategies.extend(c, std::move(batch)); });
     BufferMean buffers(*c.model.module, c.training.shards);
@@ -81,8 +84,9 @@ class Step {
     buffers.finish();
     if (c.training.shards > 1) sum_up();
     if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
+    strategies.wake(c);
     if (shown.penalties) strategies.closed_form_values(c);
-    if (may_defer_ && c.arena.has_unformed()) return update_by_additions();
+    if (may_defer_ && c.arena.has_unformed()) return update_by_additions(shown.gradient);
     if (in_blocks_) return update_in_blocks();
     strategies.edit_gradient(c);
     Phase optimizing("optimizer");
@@ -154,20 +158,27 @@ class Step {
   }
 
   /// The end of a step whose gradient is not formed: to the weights is added what strategies would
-  /// add to it, block by block, and then the gradient.
-  void update_by_additions() {
+  /// add to it, block by block, and then the gradient. Where that is `shown`, it is formed after
+  /// all.
+  void update_by_additions(bool shown) {
     updated_ = true;
+    Tensor additions;
     if (strategies.reads_gradient) {
       each_block(c.arena.weights(), [&](Block const& block) {
         Context::LookAt look(c, block, true);
         strategies.edit_gradient(c);
-        if (look.asked()) c.weights().add_(c.gradient(), -c.learning_rate);
+        if (!look.asked()) return;
+        c.weights().add_(c.gradient(), -c.learning_rate);
+        if (!shown) return;
+        if (!additions.defined()) additions = torch::zeros_like(c.arena.weights());
+        block.of(additions).copy_(c.gradient());
       });
     }
     Phase optimizing("optimizer");
     at_rate([&] { optimizer.step(c.arena); });
     optimizing.end();
     strategies.after_step(c);
+    if (additions.defined()) c.arena.gradient().add_(additions);
   }
 
   /// edit_gradient, the optimizer and after_step for one block of the weights after another, which

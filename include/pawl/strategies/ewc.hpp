@@ -46,6 +46,7 @@ struct Ewc {
 
   bool capturable() const { return true; }
 
+  void wake(Context& c) { anchor.wake(c, pull()); }
   void edit_gradient(Context& c) { anchor.pull(c, pull()); }
   Tensor penalty_value(Context& c) { return anchor.value(c, pull()); }
 

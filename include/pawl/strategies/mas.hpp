@@ -41,6 +41,7 @@ struct Mas {
 
   bool capturable() const { return true; }
 
+  void wake(Context& c) { anchor.wake(c, strength); }
   void edit_gradient(Context& c) { anchor.pull(c, strength); }
   Tensor penalty_value(Context& c) { return anchor.value(c, strength); }
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
+#include <vector>
 
 #include "../core/context.hpp"
 
@@ -51,6 +53,24 @@ struct QuadraticAnchor {
     c.gradient().addcmul_(clipped(c, strength), way, strength);
   }
 
+  /// Marks idle parameters that are off their anchor: heads of other tasks that another strategy
+  /// has moved. Those that are where they were stay untouched. A step that is recorded has none.
+  void wake(Context& c, double strength) const {
+    if (strength == 0 || !importance.defined() || recording()) return;
+    std::vector<bool> pulled(c.arena.parameters().size(), false);
+    bool any = false;
+    for (std::size_t i = 0; i < pulled.size(); ++i) {
+      if (c.arena.active()[i]) continue;
+      auto const of = [&](Tensor const& flat) { return c.arena.parameter_view(flat, i); };
+      auto const pull = (of(c.arena.weights()) - of(weights)) * of(importance);
+      pulled[i] = pull.any().item<bool>();
+      any = any || pulled[i];
+    }
+    if (!any) return;
+    c.arena.gradient();  // 0 where there was none
+    c.arena.activate(pulled);
+  }
+
   /// The penalty [] at the present weights.
   Tensor value(Context const& c, double strength) const {
     if (strength == 0 || !importance.defined()) return torch::zeros({}, c.weights().options());
@@ -75,7 +95,7 @@ struct QuadraticAnchor {
     auto const share = torch::where(total > 0, f / total, torch::zeros_like(total));
     auto const way = c.weights() - weights;
     constant += (importance * share * way.square()).sum(torch::kFloat64).item<double>() / 2;
-    weights = weights.addcmul(share, way);
+    weights = torch::where(share == 1, c.weights(), weights.addcmul(share, way));  // no rounding
     importance = total;
     measure();
   }

@@ -47,6 +47,7 @@ struct Si {
     omega = torch::zeros_like(start);
   }
 
+  void wake(Context& c) { anchor.wake(c, strength); }
   void edit_gradient(Context& c) {
     anchor.pull(c, strength);
     buffer_like(c.weights(), before).copy_(c.weights());
