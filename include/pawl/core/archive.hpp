@@ -56,10 +56,8 @@ struct Texts {
 class Archive {
  public:
   enum class Mode { save, load, grow, count };
-  enum class Fill {
-    zero,
-    weights
-  };  ///< value of what appears when a head grows: 0, or the present weight (for anchors)
+  /// Value of what appears when a head grows: 0, or the present weight (for anchors).
+  enum class Fill { zero, weights };
 
   explicit Archive(Mode mode) : mode(mode) {}
 

@@ -13,11 +13,10 @@
 namespace pawl {
 inline namespace v0 {
 
-/// Draws one output row of a linear layer of `outputs` rows (0: not known), weights [d] and the
-/// bias
-/// [] (left out where undefined): by default as a fresh `nn::Linear(d, C)` would have it, whatever
-/// C is, uniform in (-1/sqrt(d), 1/sqrt(d)). They are float32 numbers in any type, so that a row
-/// does not depend on whether the module became float64 before or after.
+/// Draws one output row of a linear layer of `outputs` rows (0: not known): weights [d], and the
+/// bias [] where there is one. By default as a fresh `nn::Linear(d, C)` would have it, whatever C
+/// is: uniform in (-1/sqrt(d), 1/sqrt(d)). They are float32 numbers in any type, so that a row does
+/// not depend on whether the module became float64 before or after.
 inline void fill_row(Tensor const& weight, Tensor const& bias, Generator generator,
                      Init const& init = {}, std::int64_t outputs = 0) {
   auto const d = weight.numel();
