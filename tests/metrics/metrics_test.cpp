@@ -157,9 +157,9 @@ TEST_CASE("what was measured in the end alone has no forgetting and no curve") {
   for (int i = 0; i < 3; ++i) accuracy.append(std::vector<double>(4, missing));
   accuracy.append(shared_vector[3]);
   check_close(accuracy.final_accuracy(), .9);
-  for (auto const& [name, value] : accuracy.metrics()) {
-    CAPTURE(name);
-    CHECK(value.has_value() == (name == "final_accuracy"));
+  for (auto const& metric : accuracy.metrics()) {
+    CAPTURE(metric.first);
+    CHECK(metric.second.has_value() == (metric.first == "final_accuracy"));
   }
 }
 
