@@ -9,16 +9,16 @@
 
 namespace bench {
 
-AnytimeObserver::AnytimeObserver(pawl::AnyLearner& learner, pawl::Stream const& test,
-                                 pawl::Evaluation const& evaluation, std::int64_t every)
-    : learner_(learner), test_(test), evaluation_(evaluation), every_(every) {
-  curves_.accuracy.resize(static_cast<std::size_t>(test.size()));
+AnytimeObserver::AnytimeObserver(std::function<std::vector<double>()> evaluate, std::int64_t tasks,
+                                 std::int64_t every)
+    : evaluate_(std::move(evaluate)), every_(every) {
+  curves_.accuracy.resize(static_cast<std::size_t>(tasks));
 }
 
 void AnytimeObserver::step(pawl::Context const& c) {
   if (++steps_ % every_ != 0) return;
   auto const begin = std::chrono::steady_clock::now();
-  add(pawl::evaluate(learner_, test_, evaluation_).accuracy);
+  add(evaluate_());
   wait_for(c.arena.device());
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
@@ -42,23 +42,23 @@ double AnytimeObserver::learning_curve_area(std::vector<double> const& untrained
   constexpr std::int64_t batches = 10;
   constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
   if (every_ != 1 || untrained.empty()) return undefined;
-  std::vector<std::vector<double>> tasks;
-  for (std::int64_t j = 0; j < test_.size(); ++j) {
+  std::vector<std::vector<double>> first;
+  for (std::int64_t j = 0; j < tasks(); ++j) {
     std::vector<double> curve{untrained[static_cast<std::size_t>(j)]};
     for (std::int64_t n = 0; n < curves_.evaluations(); ++n) {
       if (curves_.current(n) < j) curve.front() = curves_.at(j, n);
       if (curves_.current(n) == j) curve.push_back(curves_.at(j, n));
     }
     if (static_cast<std::int64_t>(curve.size()) <= batches) return undefined;
-    tasks.push_back(std::move(curve));
+    first.push_back(std::move(curve));
   }
-  return pawl::lca(tasks, batches);
+  return pawl::lca(first, batches);
 }
 
 std::vector<std::pair<std::string, std::optional<double>>> AnytimeObserver::metrics(
     std::vector<double> const& untrained) const {
   double gaps = 0;
-  for (std::int64_t j = 0; j + 1 < test_.size(); ++j) gaps += pawl::gap(curves_, j, 10);
+  for (std::int64_t j = 0; j + 1 < tasks(); ++j) gaps += pawl::gap(curves_, j, 10);
   double const values[] = {pawl::aaa(curves_),
                            pawl::min_acc(curves_),
                            pawl::wc_acc(curves_),
@@ -66,7 +66,7 @@ std::vector<std::pair<std::string, std::optional<double>>> AnytimeObserver::metr
                            pawl::wf(curves_, 100),
                            pawl::wp(curves_, 10),
                            pawl::wp(curves_, 100),
-                           gaps / static_cast<double>(test_.size() - 1),
+                           gaps / static_cast<double>(tasks() - 1),
                            learning_curve_area(untrained)};
   static_assert(std::size(values) == std::size(anytime_names));
   std::vector<std::pair<std::string, std::optional<double>>> all;

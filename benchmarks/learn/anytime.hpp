@@ -3,14 +3,14 @@
 // Accuracy during training: an observer that evaluates every few steps, and what its curves say.
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <pawl/core/any_learner.hpp>
+#include <pawl/core/context.hpp>
 #include <pawl/metrics/anytime.hpp>
-#include <pawl/metrics/evaluate.hpp>
 
 namespace bench {
 
@@ -25,11 +25,12 @@ struct CurvePoint {
   std::vector<double> accuracy = {};
 };
 
-/// Evaluates a learner after every n-th step that it takes. Training is not touched.
+/// Evaluates after every n-th step that a learner takes.
 class AnytimeObserver {
  public:
-  AnytimeObserver(pawl::AnyLearner& learner, pawl::Stream const& test,
-                  pawl::Evaluation const& evaluation, std::int64_t every);
+  /// `evaluate` gives the accuracies on all `tasks` test sets, and leaves training alone.
+  AnytimeObserver(std::function<std::vector<double>()> evaluate, std::int64_t tasks,
+                  std::int64_t every);
 
   void step(pawl::Context const& c);
   /// The experience of number `experience` is over, and was evaluated then.
@@ -49,9 +50,9 @@ class AnytimeObserver {
   void add(std::vector<double> const& accuracy);
   double learning_curve_area(std::vector<double> const& untrained) const;
 
-  pawl::AnyLearner& learner_;
-  pawl::Stream const& test_;
-  pawl::Evaluation evaluation_;
+  std::int64_t tasks() const { return static_cast<std::int64_t>(curves_.accuracy.size()); }
+
+  std::function<std::vector<double>()> evaluate_;
   std::int64_t every_;
   std::int64_t experience_ = 0;  // that is being learned
   std::int64_t steps_ = 0, evaluated_ = 0;

@@ -295,7 +295,8 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
   if (!result.untrained.empty()) matrix.untrained(result.untrained);
   auto const points = pawl::evaluation_points(train);
   auto const every = config.run.evaluate_every;
-  AnytimeObserver curves(learner, test, config.evaluation, every);
+  AnytimeObserver curves([&] { return pawl::evaluate(learner, test, config.evaluation).accuracy; },
+                         test.size(), every);
   TracedLosses losses;
   ExperienceResult one{.seed = seed};
   for (auto const& experience : train) {
