@@ -60,7 +60,10 @@ void run(Config& config, bool force, std::size_t& finished) {
       ++finished;
     };
     run_seeds(config, data, {on_experience, on_result});
+  } catch (Interrupted const&) {
+    failure = std::current_exception();
   } catch (...) {
+    if (results.empty()) throw;
     failure = std::current_exception();
   }
   if (failure && !anything) std::rethrow_exception(failure);

@@ -210,6 +210,12 @@ class Errors(Case):
             self.assertTrue(lines[-1]["interrupted"])
             self.assertEqual(lines[-1]["seeds"], [3])
 
+    def test_an_only_seed_that_diverges_leaves_no_file(self):
+        unstable = ["--strategy", "mas", "--mas.strength", "1", "--lr", "0.1", "--epochs", "3", "--first-seed", "4"]
+        out = self.folder / "out.jsonl"
+        self.refused(1, "run", "--stream", "split_digits", "--data", DATA, *unstable, "--out", out, says=["(seed 4)"])
+        self.assertEqual(list(self.folder.iterdir()), [])
+
     def test_a_capacity_that_is_asked_for_counts(self):
         def weights(*options):
             lines = self.run_to_file("--force", *options)
