@@ -168,6 +168,23 @@ std::string owners(std::string const& option) {
   throw UsageError(text);
 }
 
+/// Says of options that those of another part are read instead.
+void note_replaced(std::vector<Knob>& all, Config const& c) {
+  for (auto& knob : all) {
+    auto const is = [path = knob.path()](char const* other) { return path == other; };
+    auto const& run = c.run;
+    if (is("training.epochs") && !run.epochs_per_experience.empty()) {
+      knob.option.lacks = "epochs_per_experience is empty";
+    }
+    if (is("optimizer.lr") && !run.lr_per_experience.empty()) {
+      knob.option.lacks = "lr_per_experience is empty";
+    }
+    if (is("epochs_per_experience") && c.training.iterations > 0) {
+      knob.option.lacks = "iterations = 0";
+    }
+  }
+}
+
 }  // namespace
 
 void RunOptions::describe(pawl::Options& o) {
@@ -188,6 +205,8 @@ void RunOptions::describe(pawl::Options& o) {
     "medium, that, and bfloat16 in matrix products where the CPU has it");
   o("data", data, "folder of the data sets; empty: PAWL_DATA, else data");
   o("out", out, "file for the results, one JSON object per line; empty: none");
+  o("save", save,
+    "folder for the trained learners, a checkpoint per seed: seed_0.safetensors; empty: none");
   o("epochs_per_experience", epochs_per_experience, pawl::at_least(1),
     "epochs of experience 0, 1, ... instead of the same for all (the last one goes on); empty: see "
     "epochs");
@@ -264,6 +283,7 @@ std::vector<Knob> knobs(Config& c) {
   add(all, "model", pawl::options_of(c.model));
   add(all, "evaluation", pawl::options_of(c.evaluation));
   for (auto& s : c.strategies) add(all, strategy_section + s.prefix, pawl::options_of(s.strategy));
+  note_replaced(all, c);
   return all;
 }
 
@@ -343,6 +363,23 @@ void configure(Config& config, std::vector<Assignment> const& assignments) {
                      " and --kind contradict each other; give one");
   }
   config.stream.kind = kind;
+}
+
+void check_flags_are_read(Config& config, std::vector<Assignment> const& flags) {
+  Config usual_config;  // the same parts, with their defaults
+  usual_config.set_strategies(config.strategy_text());
+  usual_config.stream = pawl::make_stream_choice(config.stream.name);
+  usual_config.optimizer = pawl::make_optimizer(config.optimizer.type_name());
+  usual_config.model = pawl::make_model_choice(config.model.type_name());
+  auto const all = knobs(config), usual = knobs(usual_config);
+  for (auto const& flag : flags) {
+    auto const* knob = find_knob(all, flag.key);
+    if (knob == nullptr || knob->option.lacks == nullptr) continue;
+    auto const* same = find_knob(usual, knob->path());
+    if (same != nullptr && same->option.get() == knob->option.get()) continue;
+    throw UsageError(knob->flag() + " has no effect in this run: it is read only if " +
+                     knob->option.lacks);
+  }
 }
 
 }  // namespace bench

@@ -41,6 +41,7 @@ struct RunOptions {
   Precision precision = Precision::highest;
   std::string data;
   std::string out;
+  std::string save;
   std::vector<std::int64_t> epochs_per_experience;
   std::vector<double> lr_per_experience;
   Evaluate evaluate = Evaluate::each;
@@ -93,6 +94,10 @@ struct Assignment {
 
 /// Applies values, later ones over earlier ones; throws UsageError.
 void configure(Config& config, std::vector<Assignment> const& assignments);
+
+/// Throws UsageError for a flag that is not at its default and that nothing reads in this run. (A
+/// config file may hold every option, whether read or not.)
+void check_flags_are_read(Config& config, std::vector<Assignment> const& flags);
 
 /// The option of a key or flag, by any spelling (dashes or underscores, with or without the section
 /// where that is clear); nullptr when there is none.

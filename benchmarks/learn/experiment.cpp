@@ -276,6 +276,12 @@ Setting setting_of(Config const& config, pawl::TrainTest const& data, std::int64
   return {config.stream.build(data, stream_seed), std::move(test), std::move(learner)};
 }
 
+std::filesystem::path checkpoint_of(Config const& config, std::int64_t seed) {
+  auto const& folder = config.run.save;
+  if (folder.empty()) return {};
+  return std::filesystem::path(folder) / ("seed_" + std::to_string(seed) + ".safetensors");
+}
+
 SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
                     std::string const& label, OnExperience const& done) {
   auto const start = Clock::now();
@@ -349,6 +355,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
     one = {.seed = seed, .experience = one.experience + 1};
     losses = {};
   }
+  if (auto const file = checkpoint_of(config, seed); !file.empty()) learner.save(file.string());
   result.metrics = matrix.metrics();
   result.forgetting_at_all = matrix.forgetting_at_all();
   if (every > 0) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <optional>
@@ -65,6 +66,9 @@ struct SeedResult {
 /// Throws what is wrong with the composition before anything is trained.
 std::vector<pawl::StrategyRecord> check(Config const& config);
 
+/// Where the learner of a seed is saved; empty: nowhere.
+std::filesystem::path checkpoint_of(Config const& config, std::int64_t seed);
+
 /// The data set of a configuration; shared by all seeds.
 pawl::TrainTest load_data(Config const& config);
 
@@ -86,7 +90,7 @@ pawl::Training training_of(Config const& config, std::size_t e, std::int64_t row
 
 using OnExperience = std::function<void(ExperienceResult const&)>;
 
-/// Runs one seed. `label` opens the line of progress; empty: no such line.
+/// Runs one seed, and saves its learner. `label` opens the line of progress; empty: no such line.
 SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int64_t seed,
                     std::string const& label, OnExperience const& done);
 

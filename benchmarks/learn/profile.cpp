@@ -329,6 +329,7 @@ int profile_command(Arguments const& arguments) {
     std::fputs((usage + config_help(config)).c_str(), stdout);
     return 0;
   }
+  check_flags_are_read(config, parsed.assignments);
   check(config);
   catch_interrupts();
   OutputFile trace(options.trace, options.force, "--trace");

@@ -1,6 +1,10 @@
+#include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,9 +36,26 @@ void print(Format format, Config& config, Json const& header,
   pawl::require(std::fflush(stdout) == 0, "the results could not be written to standard output");
 }
 
+/// Throws unless learners can be saved where `--save` says.
+void check_checkpoints(Config const& config, bool force) {
+  auto const& folder = config.run.save;
+  if (folder.empty()) return;
+  pawl::require(std::filesystem::is_directory(folder),
+                {"--save ", folder, " is not a folder; give one that exists"});
+  pawl::require(::access(folder.c_str(), W_OK) == 0,
+                {"--save ", folder, " cannot be written: ", std::strerror(errno)});
+  for (std::int64_t i = 0; i < config.run.seeds; ++i) {
+    auto const file = checkpoint_of(config, config.run.first_seed + i);
+    pawl::require(force || !std::filesystem::exists(file),
+                  {"--save: ", file.string(),
+                   " exists already; give another folder, or --force to replace it"});
+  }
+}
+
 /// Throws what ended the run early, when what was finished by then is written and shown.
 void run(Config& config, bool force, std::size_t& finished) {
   auto const strategies = check(config);
+  check_checkpoints(config, force);
   catch_interrupts();  // before there is a file that would be left behind
   OutputFile out(config.run.out, force);
   set_threads(config.run.threads);
@@ -88,6 +109,7 @@ int run_command(Arguments const& arguments) {
     std::fputs((help ? run_help(config) : to_toml(config)).c_str(), stdout);
     return 0;
   }
+  check_flags_are_read(config, parsed.assignments);
   std::size_t finished = 0;
   try {
     run(config, force, finished);

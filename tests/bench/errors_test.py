@@ -53,6 +53,49 @@ class Errors(Case):
         self.refused_run(2, "--strategy", "lwf", "--lwf.temperature", 0, says=["--lwf.temperature", "> 0"])
         self.refused_run(2, "--model.hidden", "10,x", says=["--model.hidden"])
 
+    def test_flags_that_nothing_reads(self):
+        for says, flags in {
+            "iterations = 0": ["--epochs", 2, "--iterations", 9],
+            "epochs_per_experience is empty": ["--epochs", 2, "--epochs_per_experience", "1,2"],
+            "lr_per_experience is empty": ["--lr", 0.1, "--lr_per_experience", "0.1,0.2"],
+            "lr_schedule = cosine": ["--lr_final", 0.1],
+            "lr_schedule = milestones": ["--lr_milestones", 3, "--lr_schedule", "cosine"],
+            "there are lr_milestones": ["--lr_factor", 0.5],
+            "normalize = custom": ["--stream.mean", 0.5],
+            "class_order is empty": ["--order", "shuffled", "--class_order", "1,0,2,3,4,5,6,7,8,9"],
+            "chunk > 0": ["--boundaries", "hidden"],
+            "init = normal or truncated_normal": ["--model.init_std", 0.2],
+            "mode = online": ["--strategy", "ewc", "--ewc.mode", "separate", "--ewc.decay", 0.9],
+            "labels = batch": ["--strategy", "ewc", "--ewc.fisher_batch", 8],
+            "accumulate = ema": ["--strategy", "mas", "--mas.decay", 0.9],
+            "reading = batch": ["--strategy", "mas", "--mas.importance_batch", 8],
+            "strengths is empty": ["--strategy", "lwf", "--lwf.strength", 2, "--lwf.strengths", "1,2"],
+            "weighting = fixed": ["--strategy", "replay", "--replay.new_weight", 0.4],
+            "draw = cycle": ["--strategy", "replay", "--replay.drop_last", "true"],
+        }.items():
+            with self.subTest(says):
+                self.refused_run(2, *flags, says=["has no effect", says])
+        self.refused_run(2, "--epochs_per_experience", "1,2", "--iterations", 9, says=["iterations = 0"])
+
+    def test_a_file_and_flags_at_their_default_may_hold_what_nothing_reads(self):
+        config = self.succeed("run", *DIGITS, "--iterations", 2, "--print-config")
+        self.assertIn("epochs = 1", config)
+        (self.folder / "run.toml").write_text(config)
+        self.succeed("run", "--config", self.folder / "run.toml")
+        self.succeed("run", *DIGITS, "--iterations", 2, "--epochs", 1)
+
+    def test_checkpoints_that_cannot_be_saved(self):
+        self.refused_run(1, "--save", self.folder / "none", says=["--save", "not a folder"])
+        kept = self.folder / "seed_1.safetensors"
+        kept.write_text("precious")
+        out = self.folder / "out.jsonl"
+        run = ["run", *DIGITS, "--seeds", 2, "--save", self.folder, "--out", out]
+        self.refused(1, *run, says=["seed_1.safetensors exists already", "--force"])
+        self.assertEqual([file.name for file in self.folder.iterdir()], [kept.name])
+        self.assertEqual(kept.read_text(), "precious")
+        self.succeed(*run, "--force")
+        self.assertGreater(kept.stat().st_size, 1000)
+
     def test_numbers_of_experiences_that_do_not_fit(self):
         self.refused_run(2, "--experiences", 0, says=["--experiences", ">= 1"])
         self.refused_run(1, "--experiences", 11, says=["11", "10 classes"])

@@ -50,6 +50,20 @@ class Records(Case):
             damage(damaged)
             self.assertTrue(schema.errors(damaged, SCHEMA))
 
+    def test_trained_learners_are_saved(self):
+        saved = {}
+        for jobs in (1, 2):
+            folder = self.folder / f"jobs{jobs}"
+            folder.mkdir()
+            self.succeed("run", *DIGITS, "--strategy", "replay", "--seeds", 2, "--jobs", jobs, "--save", folder)
+            saved[jobs] = {file.name: file.read_bytes() for file in folder.iterdir()}
+        self.assertEqual(sorted(saved[1]), ["seed_0.safetensors", "seed_1.safetensors"])
+        self.assertEqual(saved[1], saved[2])
+        first = saved[1]["seed_0.safetensors"]
+        tensors = json.loads(first[8 : 8 + int.from_bytes(first[:8], "little")])
+        self.assertIn([16, 64], [t["shape"] for name, t in tensors.items() if name != "__metadata__"])
+        self.assertNotEqual(first, saved[1]["seed_1.safetensors"])
+
     def test_what_was_not_measured_is_null(self):
         lines = self.run_to_file("--evaluate", "final")
         metrics = next(line for line in lines if line["record"] == "result")["metrics"]
@@ -117,16 +131,16 @@ class Records(Case):
             return [(line["loss"], line["steps"]) for line in lines if line["record"] == "experience"]
 
         for optimizer in ("rmsprop", "adagrad"):  # made in their first step
-            one, listed = ("--lr", 0.003), ("--lr", 0.7, "--lr-per-experience", 0.003)
+            one, listed = ("--lr", 0.003), ("--lr-per-experience", 0.003)
             self.assertEqual(losses("--optimizer", optimizer, *one), losses("--optimizer", optimizer, *listed))
 
         usual = losses("--lr", 0.1, "--epochs", 2)
-        listed = losses("--lr", 0.7, "--lr-per-experience", "0.1,0.02", "--epochs-per-experience", "2,2,1")
+        listed = losses("--lr-per-experience", "0.1,0.02", "--epochs-per-experience", "2,2,1")
         self.assertEqual(usual[0], listed[0])
         self.assertEqual(usual[1][1], listed[1][1])
         self.assertNotEqual(usual[1][0], listed[1][0])
         self.assertEqual([2 * steps for _, steps in listed[2:]], [steps for _, steps in usual[2:]])
-        self.assertEqual(usual, losses("--lr", 0.7, "--lr-per-experience", "0.1", "--epochs-per-experience", 2))
+        self.assertEqual(usual, losses("--lr-per-experience", "0.1", "--epochs-per-experience", 2))
 
     def test_images_are_augmented_anew_in_every_epoch(self):
         def losses(*options):

@@ -28,8 +28,11 @@ struct Init {
   void describe(Options& o) {
     o("init", scheme, {"default", "xavier", "kaiming", "normal", "truncated_normal"},
       "start of the layers; default is the framework's, +-1/sqrt(fan_in)");
+    auto const by_numbers = scheme == InitScheme::normal || scheme == InitScheme::truncated_normal;
     o("init_std", deviation, at_least(0), "deviation of the weights under (truncated_)normal");
+    o.only_if(by_numbers, "init = normal or truncated_normal");
     o("init_bias", bias, {}, "biases under (truncated_)normal");
+    o.only_if(by_numbers, "init = normal or truncated_normal");
   }
 
   /// Draws one layer: weight [out, in, ...], bias [out] or undefined.

@@ -60,6 +60,7 @@ struct Option {
   void* member = nullptr;                             ///< of the type that `kind` tells
   Range range{};                                      ///< of numbers
   std::int64_t* rival = nullptr;                      ///< becomes 0 when this one is set
+  char const* lacks = nullptr;                        ///< why its value is not read at present
   std::size_t (*number)(void const*) = nullptr;       ///< of the present enumerator
   void (*assign)(void*, std::size_t) = nullptr;       ///< an enumerator by its number
   std::function<std::string()> present{};             ///< of a component: its name
@@ -142,6 +143,12 @@ class Options {
 
   /// The option described last takes the place of another: setting it sets `other` to 0.
   void instead_of(std::int64_t& other) { all_.back().rival = &other; }
+
+  /// The option described last is read only if `condition` holds, which is `words`: "mode =
+  /// online".
+  void only_if(bool condition, char const* words) {
+    all_.back().lacks = condition ? nullptr : words;
+  }
 
   OptionList const& all() const& { return all_; }
   OptionList all() && { return std::move(all_); }

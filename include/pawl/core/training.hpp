@@ -63,6 +63,7 @@ struct Training {
 
   void describe(Options& o) {
     o("epochs", epochs, at_least(1), "passes over each experience, shuffled anew");
+    o.only_if(iterations == 0, "iterations = 0");
     o("iterations", iterations, at_least(0),
       "batches per experience instead of epochs, each of `passes` steps, the order drawn anew on "
       "exhaustion; 0: use epochs");
@@ -86,10 +87,14 @@ struct Training {
       "from 1 to lr_final along a cosine");
     o("lr_milestones", lr_milestones, at_least(1),
       "epochs of every experience after which the learning rate is multiplied by lr_factor");
+    o.only_if(lr_schedule == Schedule::milestones, "lr_schedule = milestones");
     o("lr_factor", lr_factor, above(0), "of the learning rate at each of the lr_milestones");
+    o.only_if(lr_schedule == Schedule::milestones && !lr_milestones.empty(),
+              "there are lr_milestones");
     o("lr_final", lr_final, between(0, 1),
       "of lr_schedule = cosine: share of the learning rate that would be reached after the last "
       "epoch");
+    o.only_if(lr_schedule == Schedule::cosine, "lr_schedule = cosine");
     o("lr_warmup", lr_warmup, at_least(0),
       "first epochs of every experience, W, in which epoch e = 0, 1, ... has share (e + 1) / (W + "
       "1) of the learning rate; a cosine starts after them");

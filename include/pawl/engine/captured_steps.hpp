@@ -20,40 +20,6 @@
 namespace pawl {
 inline namespace v0 {
 
-/// What a step leaves in the context, for observers and for the next step to find.
-struct StepResults {
-  Rows fresh{};
-  Batch batch{};
-  Tensor logits{}, task_loss{}, task_gradient{};
-  std::vector<Tensor> shard_logits{};
-  Named<Tensor> penalties{};
-  Arena::Gradients gradients{};
-
-  static StepResults of(Context const& c) {
-    return {c.fresh,         c.batch,        c.logits,    c.task_loss,
-            c.task_gradient, c.shard_logits, c.penalties, c.arena.gradients()};
-  }
-  void put_back(Context& c) const {
-    c.logits = logits, c.task_loss = task_loss, c.task_gradient = task_gradient;
-    c.shard_logits = shard_logits, c.penalties = penalties;
-    c.arena.restore(gradients);
-  }
-  /// The same rows as in the step that was recorded lie on the device; others are planned.
-  void put_rows_back(Context& c, Batch const& planned) const {
-    put_host_columns(c.fresh, std::exchange(c.fresh, fresh));
-    c.batch = batch;
-    for (std::size_t i = 0; i < planned.parts.size(); ++i) {
-      put_host_columns(c.batch.parts[i].rows, planned.parts[i].rows);
-    }
-    c.batch.task = tasks_of(c.batch);
-  }
-
- private:
-  static void put_host_columns(Rows& rows, Rows const& planned) {
-    rows.labels = planned.labels, rows.task = planned.task, rows.id = planned.id;
-  }
-};
-
 /// Runs the steps of an experience on a device as graphs. The host decides step after step which
 /// rows are used, and what goes into memories; a step that is like one recorded before is not run,
 /// but planned: its numbers go into a table, and the device replays the graph. Alike are steps
@@ -159,13 +125,47 @@ class CapturedSteps {
     Context& c;
   };
 
+  /// What a step leaves in the context, for observers and for the next step to find.
+  struct Results {
+    Rows fresh{};
+    Batch batch{};
+    Tensor logits{}, task_loss{}, task_gradient{};
+    std::vector<Tensor> shard_logits{};
+    Named<Tensor> penalties{};
+    Arena::Gradients gradients{};
+
+    static Results of(Context const& c) {
+      return {c.fresh,         c.batch,        c.logits,    c.task_loss,
+              c.task_gradient, c.shard_logits, c.penalties, c.arena.gradients()};
+    }
+    void put_back(Context& c) const {
+      c.logits = logits, c.task_loss = task_loss, c.task_gradient = task_gradient;
+      c.shard_logits = shard_logits, c.penalties = penalties;
+      c.arena.restore(gradients);
+    }
+    /// The same rows as in the step that was recorded lie on the device; others are planned.
+    void put_rows_back(Context& c, Batch const& planned) const {
+      put_host_columns(c.fresh, std::exchange(c.fresh, fresh));
+      c.batch = batch;
+      for (std::size_t i = 0; i < planned.parts.size(); ++i) {
+        put_host_columns(c.batch.parts[i].rows, planned.parts[i].rows);
+      }
+      c.batch.task = tasks_of(c.batch);
+    }
+
+   private:
+    static void put_host_columns(Rows& rows, Rows const& planned) {
+      rows.labels = planned.labels, rows.task = planned.task, rows.id = planned.id;
+    }
+  };
+
   /// Steps that ask the device for the same work.
   struct Kind {
     std::vector<std::int64_t> signature{};
     std::int64_t width = 0;  ///< numbers in a row
     std::int64_t seen = 0;   ///< how often run as written
     std::unique_ptr<DeviceGraph> graph{};
-    StepResults results{};
+    Results results{};
   };
 
   static std::string obstacle(Context const& c, Strategies const& strategies,
@@ -252,7 +252,7 @@ class CapturedSteps {
     table_.send();
     graph->replay();
     kind.graph = std::move(graph);
-    kind.results = StepResults::of(c);
+    kind.results = Results::of(c);
     ++graphs_;
     c.fast.capture = "captured";
   }

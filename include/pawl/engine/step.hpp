@@ -6,42 +6,15 @@
 #include <utility>
 #include <vector>
 
-#include "../core/hooks.hpp"
-#include "../core/optimizer.hpp"
+#include "../core/context.hpp"
 #include "checks.hpp"
+#include "inputs.hpp"
 #include "phase.hpp"
 #include "shards.hpp"
+#include "update.hpp"
 
 namespace pawl {
 inline namespace v0 {
-
-/// Task ids of the rows of a batch, where all have one.
-inline Tensor tasks_of(Batch const& batch) {
-  std::vector<Tensor> tasks;
-  for (auto const& part : batch.parts) {
-    if (!part.rows.task.defined()) return {};
-    tasks.push_back(part.rows.task);
-  }
-  return tasks.size() == 1 ? tasks.front() : torch::cat(tasks);
-}
-
-/// Puts the parts of a batch together: stored rows first, then one conversion to network inputs.
-inline void join(Context const& c, Batch& batch) {
-  batch.task = tasks_of(batch);
-  if (batch.parts.size() == 1) {
-    auto const& rows = batch.parts.front().rows;
-    batch.x = c.inputs(rows.stored);
-    batch.y = rows.y;
-    return;
-  }
-  std::vector<Tensor> stored, y;
-  for (auto const& part : batch.parts) {
-    stored.push_back(part.rows.stored);
-    y.push_back(part.rows.y);
-  }
-  batch.x = c.inputs(torch::cat(stored));
-  batch.y = torch::cat(y);
-}
 
 /// One optimizer step: per shard extend, forward, loss, penalty and backward; once per step the sum
 /// over the shards, edit_gradient, the optimizer and after_step.
@@ -49,7 +22,10 @@ template <class Strategies, class Opt>
 class Step {
  public:
   Step(Context& context, Strategies& strategies, Opt& optimizer)
-      : c(context), strategies(strategies), optimizer(optimizer) {}
+      : c(context),
+        strategies(strategies),
+        optimizer(optimizer),
+        update_(context, strategies, optimizer) {}
 
   /// What observers wish to see of a step.
   struct Shown {
@@ -60,14 +36,10 @@ class Step {
   /// `fresh` are the rows of the step; `draws` says (and learns) whether the module draws random
   /// numbers in its forward.
   void run(Rows fresh, Shown shown, bool& draws) {
-    updated_ = false;
     // A step that broke off may have left some.
     losses_.forget(), gradients_.forget(), task_gradients_.forget();
-    prepare(optimizer, c.arena);
+    update_.prepare(shown.gradient);
     start(std::move(fresh));
-    // Where strategies add to it, the order of additions shows in the last bits of the weights.
-    may_defer_ = (!shown.gradient || strategies.reads_gradient) && gradient_is_only_applied();
-    in_blocks_ = !shown.gradient && all_is_elementwise();
     auto shards = extend([&](Batch batch) { return strategies.extend(c, std::move(batch)); });
     BufferMean buffers(*c.model.module, c.training.shards);
     c.penalties.clear();
@@ -86,15 +58,7 @@ class Step {
     if (c.training.idle_heads == IdleHeads::zero_gradient) move_idle_heads();
     strategies.wake(c);
     if (shown.penalties) strategies.closed_form_values(c);
-    if (may_defer_ && c.arena.has_unformed()) return update_by_additions(shown.gradient);
-    if (in_blocks_) return update_in_blocks();
-    strategies.edit_gradient(c);
-    Phase optimizing("optimizer");
-    if (c.training.clip_norm > 0) clip(c.gradient());
-    updated_ = true;
-    at_rate([&] { optimizer.step(c.arena); });
-    optimizing.end();
-    strategies.after_step(c);
+    update_.run();
   }
 
   /// What the host decides of a step that a device may replay: the batches of its shards, as far as
@@ -117,103 +81,15 @@ class Step {
   }
 
   /// The host's part of the rest of a planned step.
-  void finish_plan() {
-    if constexpr (requires { optimizer.count(c.arena); }) {
-      at_rate([&] { optimizer.count(c.arena); });
-    }
-    strategies.plan_end_of_step(c);
-  }
+  void finish_plan() { update_.plan(); }
 
   /// Whether the last step came as far as the optimizer.
-  bool updated() const { return updated_; }
+  bool updated() const { return update_.done(); }
 
  private:
   void start(Rows fresh) {
     c.learning_rate = optimizer.learning_rate() * c.training.rate(c.epoch);
     c.fresh = std::move(fresh);
-  }
-
-  /// Whether plain SGD is the only reader of the step's gradient, so that it can be added to the
-  /// weights without being stored. Never in the last step: its gradient is there after training.
-  bool gradient_is_only_applied() const {
-    if constexpr (requires { optimizer.only_adds_gradient(); }) {
-      auto const added_to = strategies.reads_gradient;
-      return optimizer.only_adds_gradient() && strategies.only_adds && c.step + 1 < c.steps &&
-             !(added_to && !c.arena.device().is_cpu()) && c.training.shards == 1 &&
-             c.training.clip_norm == 0 && c.training.idle_heads != IdleHeads::zero_gradient;
-    }
-    return false;
-  }
-
-  /// Whether strategies and the optimizer change every weight by itself, and there are so many of
-  /// them that it is worth going by blocks. The task gradient of the last step is there after
-  /// training.
-  bool all_is_elementwise() const {
-    auto const& weights = c.arena.weights();
-    auto const last = c.step + 1 == c.steps;
-    return strategies.elementwise && strategies.reads_gradient && works_in_blocks(optimizer) &&
-           c.training.engine != Engine::reference && c.training.clip_norm == 0 &&
-           !(strategies.wants_task_gradient && last) && weights.is_cpu() &&
-           weights.numel() > block_size();
-  }
-
-  /// The end of a step whose gradient is not formed: to the weights is added what strategies would
-  /// add to it, block by block, and then the gradient. Where that is `shown`, it is formed after
-  /// all.
-  void update_by_additions(bool shown) {
-    updated_ = true;
-    Tensor additions;
-    if (strategies.reads_gradient) {
-      each_block(c.arena.weights(), [&](Block const& block) {
-        Context::LookAt look(c, block, true);
-        strategies.edit_gradient(c);
-        if (!look.asked()) return;
-        c.weights().add_(c.gradient(), -c.learning_rate);
-        if (!shown) return;
-        if (!additions.defined()) additions = torch::zeros_like(c.arena.weights());
-        block.of(additions).copy_(c.gradient());
-      });
-    }
-    Phase optimizing("optimizer");
-    at_rate([&] { optimizer.step(c.arena); });
-    optimizing.end();
-    strategies.after_step(c);
-    if (additions.defined()) c.arena.gradient().add_(additions);
-  }
-
-  /// edit_gradient, the optimizer and after_step for one block of the weights after another, which
-  /// stays in the cache meanwhile.
-  void update_in_blocks() {
-    if constexpr (BlockOptimizer<Opt>) {
-      auto const task_gradient = std::exchange(c.task_gradient, Tensor());
-      c.arena.gradient();  // packs it
-      at_rate([&] { optimizer.count(c.arena); });
-      updated_ = true;
-      each_block(c.arena.weights(), [&](Block const& block) {
-        Context::LookAt look(c, block);
-        if (strategies.wants_task_gradient) {
-          c.task_gradient =
-              task_gradient.defined() ? block.of(task_gradient) : look.copy_of_gradient();
-        }
-        strategies.edit_gradient(c);
-        Phase optimizing("optimizer");
-        at_rate([&] { optimizer.apply(c.arena, block); });
-        optimizing.end();
-        strategies.after_step(c, Of::elementwise);
-      });
-      c.task_gradient = Tensor();
-      strategies.after_step(c, Of::others);
-    }
-  }
-
-  /// Calls f while the optimizer has the learning rate of the epoch.
-  template <class F>
-  void at_rate(F&& f) {
-    auto const rate = optimizer.learning_rate();
-    auto const other = c.training.rate(c.epoch) != 1;
-    if (other) set_learning_rate(optimizer, c.learning_rate);
-    f();
-    if (other) set_learning_rate(optimizer, rate);
   }
 
   /// The batches of the shards with the rows that strategies append. All of them before the first
@@ -299,12 +175,12 @@ class Step {
     c.arena.note_active();
     if (compiled_ && c.fast.chain.leaf().grad().defined()) {
       c.fast.chain.backward(c.fast.chain.leaf().grad(), [&](std::size_t i, auto&& gradient) {
-        c.arena.take_gradient(i, std::move(gradient), may_defer_);
+        c.arena.take_gradient(i, std::move(gradient), update_.by_additions());
       });
       c.arena.seal();
     }
     if (strategies.wants_task_gradient && penalties.empty()) {
-      auto const is_copied_later = in_blocks_ && c.training.shards == 1;
+      auto const is_copied_later = update_.by_blocks() && c.training.shards == 1;
       c.task_gradient = is_copied_later ? Tensor() : c.arena.gradient().clone();
     }
     record(loss.detach(), penalties);
@@ -365,12 +241,6 @@ class Step {
     if (strategies.wants_task_gradient) c.task_gradient = task_gradients_.take();
   }
 
-  /// Scales the gradient [P] down to the norm allowed; stays on the device.
-  void clip(Tensor const& gradient) const {
-    auto const share = c.training.clip_norm / (gradient.norm() + 1e-6);
-    gradient.mul_(share.clamp_max(1));
-  }
-
   /// Parameters that ever had a gradient and have none in this step get a zero one.
   void move_idle_heads() {
     c.arena.gradient();
@@ -384,12 +254,10 @@ class Step {
   Context& c;
   Strategies& strategies;
   Opt& optimizer;
+  Update<Strategies, Opt> update_;
   TreeSum losses_, gradients_, task_gradients_;
-  bool updated_ = false;    ///< the present step came as far as the optimizer
-  bool looked_ = false;     ///< at the labels of the experience
-  bool compiled_ = false;   ///< the present shard's logits come from the compiled chain
-  bool may_defer_ = false;  ///< the gradient of the present step need not be formed
-  bool in_blocks_ = false;  ///< the present step updates one block of the weights after another
+  bool looked_ = false;    ///< at the labels of the experience
+  bool compiled_ = false;  ///< the present shard's logits come from the compiled chain
 };
 
 }  // namespace v0

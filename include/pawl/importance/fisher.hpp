@@ -35,6 +35,7 @@ struct FisherOptions {
     o("samples", samples, at_least(0), "samples of the Fisher, drawn from the seed; 0: all");
     o("fisher_batch", batch_size, at_least(0),
       "rows per mean gradient, of labels = batch; 0: the batch size of training");
+    o.only_if(labels == FisherLabels::batch, "labels = batch");
     o("divide_by_n_minus_1", divide_by_n_minus_1, "divide by N - 1, as one published code does");
   }
 };

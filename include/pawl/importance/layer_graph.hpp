@@ -230,38 +230,40 @@ class LayerGraphReader {
   /// Whether row i of the outcome depends on row i of the operands alone, given that all have n
   /// rows.
   static bool row_by_row(Node const& node) {
-    static constexpr std::array<std::string_view, 26> any_shape = {"AdaptiveAvgPool2DBackward0",
-                                                                   "AliasBackward0",
-                                                                   "AvgPool2DBackward0",
-                                                                   "CloneBackward0",
-                                                                   "ConstantPadNdBackward0",
-                                                                   "EluBackward0",
-                                                                   "GeluBackward0",
-                                                                   "HardswishBackward0",
-                                                                   "HardtanhBackward0",
-                                                                   "LeakyReluBackward0",
-                                                                   "LogSigmoidBackward0",
-                                                                   "MaxPool2DWithIndicesBackward0",
-                                                                   "MeanBackward1",
-                                                                   "MishBackward0",
-                                                                   "NegBackward0",
-                                                                   "PowBackward0",
-                                                                   "ReluBackward0",
-                                                                   "ReshapeAliasBackward0",
-                                                                   "SigmoidBackward0",
-                                                                   "SiluBackward0",
-                                                                   "SliceBackward0",
-                                                                   "SoftplusBackward0",
-                                                                   "SqueezeBackward1",
-                                                                   "TanhBackward0",
-                                                                   "UnsafeViewBackward0",
-                                                                   "ViewBackward0"};
+    static constexpr std::string_view any_shape[] = {"AdaptiveAvgPool2DBackward0",
+                                                     "AliasBackward0",
+                                                     "AvgPool2DBackward0",
+                                                     "CloneBackward0",
+                                                     "ConstantPadNdBackward0",
+                                                     "EluBackward0",
+                                                     "GeluBackward0",
+                                                     "HardswishBackward0",
+                                                     "HardtanhBackward0",
+                                                     "LeakyReluBackward0",
+                                                     "LogSigmoidBackward0",
+                                                     "MaxPool2DWithIndicesBackward0",
+                                                     "MeanBackward1",
+                                                     "MishBackward0",
+                                                     "NegBackward0",
+                                                     "PowBackward0",
+                                                     "ReluBackward0",
+                                                     "ReshapeAliasBackward0",
+                                                     "SigmoidBackward0",
+                                                     "SiluBackward0",
+                                                     "SliceBackward0",
+                                                     "SoftplusBackward0",
+                                                     "SqueezeBackward1",
+                                                     "TanhBackward0",
+                                                     "UnsafeViewBackward0",
+                                                     "ViewBackward0"};
     // Broadcasting could pair rows with columns; between operands of one rank it cannot.
-    static constexpr std::array<std::string_view, 5> of_one_rank = {
+    static constexpr std::string_view of_one_rank[] = {
         "AddBackward0", "DivBackward0", "MaskedFillBackward0", "MulBackward0", "SubBackward0"};
-    auto const name = node.name();
-    if (std::find(any_shape.begin(), any_shape.end(), name) != any_shape.end()) return true;
-    if (std::find(of_one_rank.begin(), of_one_rank.end(), name) == of_one_rank.end()) return false;
+    auto const among = [name = node.name()](c10::ArrayRef<std::string_view> names) {
+      return std::find(names.begin(), names.end(), name) != names.end();
+    };
+    if (among(any_shape)) return true;
+    if (!among(of_one_rank)) return false;
     auto const rank = node.input_metadata(0).shape_as_dim_vector().size();
     auto const& operands = node.next_edges();
     return std::all_of(operands.begin(), operands.end(), [rank](Edge const& operand) {

@@ -25,6 +25,7 @@ struct SensitivityOptions {
     o("samples", samples, at_least(0), "samples of the importance, drawn from the seed; 0: all");
     o("importance_batch", batch_size, at_least(0),
       "rows per mean gradient, of reading = batch; 0: the batch size of training");
+    o.only_if(reading == Reading::batch, "reading = batch");
   }
 };
 

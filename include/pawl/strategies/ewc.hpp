@@ -38,8 +38,10 @@ struct Ewc {
     o("mode", mode, {"online", "separate"},
       "one running Fisher at the newest weights, or every experience's Fisher at its own weights");
     o("decay", decay, between(0, 1), "of the running Fisher when an experience ends (online)");
+    o.only_if(mode == Mode::online, "mode = online");
     o("decay_penalty", decay_penalty,
       "apply the decay also when the penalty is evaluated, as Progress & Compress writes it");
+    o.only_if(mode == Mode::online, "mode = online");
     fisher.describe(o);
     anchor.describe(o);
   }

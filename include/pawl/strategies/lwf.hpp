@@ -42,6 +42,7 @@ struct Lwf {
 
   void describe(Options& o) {
     o("strength", strength, at_least(0), "weight of the distillation; 0 is naive");
+    o.only_if(strengths.empty(), "strengths is empty");
     o("temperature", temperature, above(0), "softens both distributions");
     o("t_squared", t_squared, "multiply by temperature^2");
     o("weighting", weighting, {"fixed", "one_over_t", "count"},

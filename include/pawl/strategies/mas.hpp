@@ -35,6 +35,7 @@ struct Mas {
     o("strength", strength, at_least(0), "s, twice the paper's lambda; 0 is naive training");
     o("accumulate", accumulate, {"sum", "mean", "ema"}, "how importances of experiences add up");
     o("decay", decay, between(0, 1), "share of the old importance, of accumulate = ema");
+    o.only_if(accumulate == Accumulate::ema, "accumulate = ema");
     sensitivity.describe(o);
     anchor.describe(o);
   }

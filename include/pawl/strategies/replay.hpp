@@ -51,12 +51,14 @@ struct Replay {
       "write to the memory after every step, or at the end of an experience");
     o("draw", draw, draw_names, "how replayed rows are chosen");
     o("drop_last", drop_last, "of draw = cycle: leave out a last short batch of a pass");
+    o.only_if(draw == Draw::cycle, "draw = cycle");
     o("weighting", weighting, {"joint", "fixed", "one_over_t", "sum"},
       "one mean over all rows; share new_weight to the fresh ones; share 1/t in experience t; or "
       "the "
       "mean over the fresh ones plus that over the replayed ones");
     o("new_weight", new_weight, between(0, 1),
       "of weighting = fixed: share of the fresh rows in the loss");
+    o.only_if(weighting == Weighting::fixed, "weighting = fixed");
     o("exclude_current", exclude_current, "do not replay rows of the present experience");
     o("mix", mix, {"step", "dataset"},
       "add replayed rows to every step, or the whole memory to the training set (needs insert = "

@@ -68,15 +68,20 @@ struct AnyStream {
     o("pad", pad, at_least(0), "zeros around images before normalising, pixels on each side");
     o("normalize", normalize, {"none", "mnist", "mnist_padded", "cifar10", "cifar100", "custom"},
       "shift and divisor of the inputs after scaling to [0, 1]");
+    auto const custom = normalize == Normalisation::custom;
     o("mean", mean, {}, "of normalize = custom: one number, or one per channel");
+    o.only_if(custom, "normalize = custom");
     o("deviation", deviation, above(0), "of normalize = custom: one number, or one per channel");
+    o.only_if(custom, "normalize = custom");
     o("take", take, at_least(0), "only the first experiences of the stream; 0: all");
     o("kind", kind, {"sequential", "joint", "cumulative"},
       "train on each experience's own data, once on all, or on its own and all before");
     o("chunk", chunk, at_least(0), "online: samples per part; 0: whole experiences");
     o("drop_last", drop_last, "online: drop a shorter last part of an experience");
+    o.only_if(chunk > 0, "chunk > 0");
     o("boundaries", boundaries, {"shown", "hidden"},
       "online: whether parts carry the classes and the task id of their experience");
+    o.only_if(chunk > 0, "chunk > 0");
   }
 
   /// The data set, limited, padded and with its normalisation. Can be shared by streams of many

@@ -37,6 +37,7 @@ struct SplitClasses {
     o("experiences", experiences, at_least(1), "number of experiences");
     o("order", order, {"natural", "shuffled"},
       "order of the classes: as numbered, or from the seed");
+    o.only_if(class_order.empty(), "class_order is empty");
     o("class_order", class_order, at_least(0), "explicit order of all classes; empty: see order");
     o("first", first, at_least(0), "number of classes of the first experience; 0: equal parts");
     detail::describe_scenario(o, scenario, labels);
