@@ -52,8 +52,9 @@ Learner<nn::Sequential, Sgd, StrategySet<Rehearses>> small_learner(torch::Device
 struct Stop {};
 struct Stops {
   static constexpr bool only_losses = true;
+  std::int64_t at = 0;
   void step(Context const& c) {
-    if (c.step == 60) throw Stop{};
+    if (c.step == at) throw Stop{};
   }
 };
 
@@ -150,10 +151,11 @@ TEST_CASE("steps that nobody looks at are planned many at a time") {
   fake::counts = {};
   learner.fit(experience, training);
   auto const& counts = fake::counts;
-  CHECK(counts.replays == 1000 - 2);
-  CHECK(counts.recorded == 1);
-  // Two steps were run as written, and the rest needed four tables of 256 steps, one after the step
-  // that was recorded. The losses are looked at once per table.
+  // Two steps run as written; one is recorded, and the 256 of a table follow; a series of eight
+  // is recorded, and the other 733 are 91 series and five steps.
+  CHECK(counts.replays == 1 + 256 + 1 + 91 + 5);
+  CHECK(counts.recorded == 2);
+  // The losses are looked at once per table.
   CHECK(counts.to_device < 20);
   CHECK(counts.waits <= 8);
   CHECK(counts.kernels < 200);
@@ -187,8 +189,8 @@ TEST_CASE("a captured step asks the device for nothing but its replay") {
       std::printf("%-8s %-8s %5.1f %6.3f %6.3f %4.1f\n", name.c_str(),
                   engine == Engine::eager ? "eager" : "captured", kernels, copies, waits, replays);
       if (engine == Engine::eager) continue;
-      CHECK(replays == 1);
-      CHECK(kernels < 0.01);  // a table in 256 steps
+      CHECK(replays == 1.0 / 8);  // a graph for eight steps
+      CHECK(kernels < 0.01);      // a table in 256 steps
       CHECK(copies < 0.01);
       CHECK(waits < 0.01);  // a look at the losses
     }
@@ -248,24 +250,69 @@ TEST_CASE("an observer of losses alone is told of every step of a table") {
   CHECK(added(Engine::compiled) == added(Engine::eager));
 }
 
+TEST_CASE("steps that are one graph are the steps that they would have been one by one") {
+  auto const stream = images(Scenario::classes, fake::device());
+  for (auto const& name : all_strategies()) {
+    for (std::string const optimizer : {"sgd", "adam"}) {
+      INFO("strategy: ", name, ", optimizer: ", optimizer);
+      auto const learned = [&](Engine engine) {
+        std::vector<AnyStrategy> strategies;
+        if (name != "naive") strategies.push_back(configured(name));
+        auto learner = learner_of(network("norm", torch::kFloat32), fake::device(),
+                                  std::move(strategies), optimizer_named(optimizer));
+        Sum sum;
+        for (auto const& experience : stream) {
+          learner.fit(experience, {.epochs = 70, .batch_size = 12, .engine = engine}, sum);
+        }
+        CHECK(sum.steps == 700);
+        return std::pair(learner.context().weights().cpu().clone(), sum.total.item<float>());
+      };
+      fake::counts = {};
+      auto const captured = learned(Engine::compiled);
+      CHECK(fake::counts.replays > 2 * 256);  // a table, before a series is recorded
+      CHECK(fake::counts.replays < 700 - 6 * 8);
+      auto const eager = learned(Engine::eager);
+      CHECK(captured.first.equal(eager.first));
+      CHECK(captured.second == eager.second);
+    }
+  }
+}
+
+TEST_CASE("a step of another kind ends the series that is being recorded") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  auto const make = [] {
+    return learner_of(network("linear", torch::kFloat32), fake::device(), {configured("ewc")},
+                      Sgd{.lr = 0.05});
+  };
+  // Two steps run as written, one is recorded, 256 are in the first table; from step 265 on the
+  // learning rate is another one.
+  auto const engine =
+      engine_of(make, experience, {.epochs = 60, .batch_size = 12, .lr_milestones = {53}});
+  CHECK(engine == "captured, compiled");
+}
+
 TEST_CASE("an observer that throws stops training after the steps that were planned") {
   auto const experience = images(Scenario::classes, fake::device())[0];
-  Training const training{.epochs = 30, .batch_size = 12};
-  auto learner = small_learner(fake::device(), "linear");
-  CHECK_THROWS_AS(learner.fit(experience, training, Stops{}), Stop);
-  auto& c = learner.context();
-  auto const stopped = c.step;
-  CHECK(stopped > 60);
-  // As if it had been asked for so many steps; the memory holds what was written to it.
-  auto other = small_learner(fake::device(), "linear");
-  auto fewer = training;
-  fewer.iterations = stopped;
-  fewer.engine = Engine::eager;
-  other.fit(experience, fewer);
-  CHECK(c.weights().equal(other.context().weights()));
-  auto const held = learner.strategy<Rehearses>().memory.contents();
-  CHECK(held.stored.equal(other.strategy<Rehearses>().memory.contents().stored));
-  CHECK(held.y.cpu().equal(held.labels));
+  Training const training{.epochs = 100, .batch_size = 12};
+  for (std::int64_t const at :
+       {60, 262, 300}) {  // in a table, in a series that is recorded, in one
+    auto learner = small_learner(fake::device(), "linear");
+    Stops stops{at};
+    CHECK_THROWS_AS(learner.fit(experience, training, stops), Stop);
+    auto& c = learner.context();
+    auto const stopped = c.step;
+    CHECK(stopped > at);
+    // As if it had been asked for so many steps; the memory holds what was written to it.
+    auto other = small_learner(fake::device(), "linear");
+    auto fewer = training;
+    fewer.iterations = stopped;
+    fewer.engine = Engine::eager;
+    other.fit(experience, fewer);
+    CHECK(c.weights().equal(other.context().weights()));
+    auto const held = learner.strategy<Rehearses>().memory.contents();
+    CHECK(held.stored.equal(other.strategy<Rehearses>().memory.contents().stored));
+    CHECK(held.y.cpu().equal(held.labels));
+  }
 }
 
 TEST_CASE("an observer of losses alone cannot save what is not there yet") {
@@ -407,6 +454,20 @@ struct WaitingImpl : nn::Module {
 };
 TORCH_MODULE(Waiting);
 
+/// One that does so in one of the steps that are recorded.
+struct WaitingOnceImpl : nn::Module {
+  explicit WaitingOnceImpl(int in_step)
+      : inner(register_module("inner", network("linear", torch::kFloat32))), in_step(in_step) {}
+  Tensor forward(Tensor const& x) {
+    auto const z = inner->forward(x);
+    auto const now = recording() && ++recorded == in_step;
+    return now && z.max().item<float>() > 1e6 ? z * 0 : z;
+  }
+  nn::Sequential inner;
+  int in_step, recorded = 0;
+};
+TORCH_MODULE(WaitingOnce);
+
 /// A strategy of a user who did not think of devices, and one who did.
 struct Shrinks {
   void after_step(Context& c) { c.weights().mul_(0.999); }
@@ -427,6 +488,24 @@ TEST_CASE("a module that waits for the device is noticed when a step is recorded
   CHECK(engine_of(make, experience, {.epochs = 5, .batch_size = 12}) ==
         "not captured (a look at a value is not permitted when a stream is capturing), reference: "
         "the model is not a chain of layers");
+}
+
+TEST_CASE("steps are replayed one by one where the device refuses to record a series") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  Training const training{.epochs = 100, .batch_size = 12};
+  auto const make = [](int in_step) {
+    return [in_step] {
+      WaitingOnce module(in_step);
+      module->to(fake::device());
+      return learner_of(module, Adam{.lr = 0.01}, {configured("derpp")});
+    };
+  };
+  fake::counts = {};
+  CHECK(starts_with(engine_of(make(2), experience, training), "captured, reference"));
+  // Run as written are three steps while the memory fills up, and the one that was refused.
+  CHECK(fake::counts.replays == 500 - 4);
+  // Steps before it in the series cannot be taken back.
+  CHECK_THROWS_WITH(make(4)().fit(experience, training), doctest::Contains("capturing"));
 }
 
 TEST_CASE("a strategy of one's own is captured when it says so") {

@@ -96,6 +96,7 @@ class Learner {
       Phase const phase("step");
       if (!c.arena.bound()) rebind(), captured.forget();
       if (captured.replay(watch.steps_at_once, shown)) continue;
+      if (captured.run_series(watch.steps_at_once, one, shown)) continue;
       plan.locate(c);
       captured.run(one);
       if (draws_) captured.give_up("the model draws random numbers");

@@ -24,7 +24,8 @@ inline namespace v0 {
 /// rows are used, and what goes into memories; a step that is like one recorded before is not run,
 /// but planned: its numbers go into a table, and the device replays the graph. Alike are steps
 /// whose shapes, weights and learning rate are the same (see `depends_on`). One of a new kind runs
-/// as written, twice; the third is recorded.
+/// as written, twice; the third is recorded. When eight of a kind have followed each other, eight
+/// more are recorded as one graph (a series), in which the device goes from step to step by itself.
 template <class Strategies, class Opt>
 class CapturedSteps {
  public:
@@ -49,7 +50,7 @@ class CapturedSteps {
   template <class F>
   bool replay(std::int64_t limit, F&& shown) {
     next_ = nullptr;
-    if (!on_) return false;
+    if (!on_ || is_time_for_a_series(limit)) return false;
     std::vector<Kind*> kinds;  // of the planned steps
     std::vector<Batch> rows;   // of the last of them
     std::exception_ptr stopped;
@@ -67,26 +68,71 @@ class CapturedSteps {
       return false;
     }
     table_.send();
-    auto const end = std::exchange(c.step, first);
-    c.total_steps -= end - first;
-    Ahead const ahead_of_device(c, end);
-    Kind const* before = nullptr;
-    for (auto* kind : kinds) {
-      kind->graph->replay();
-      if (kind != before) kind->results.put_back(c);
-      before = kind;
-      plan_.locate(c);
-      ++c.step, ++c.total_steps;
-      if (c.step == end) kind->results.put_rows_back(c, rows.back());
-      if (stopped) continue;
-      try {
-        shown();
-      } catch (...) {
-        stopped = std::current_exception();
+    Ahead const ahead_of_device(c, first);
+    Recorded const* before = nullptr;
+    for (std::size_t i = 0; i < kinds.size();) {
+      auto& kind = *kinds[i];
+      auto const is_series = alike_from(kinds, i) >= series_length;
+      auto const& recorded = is_series && kind.series.graph ? kind.series : kind.one;
+      recorded.graph->replay();
+      if (&recorded != before) recorded.results.put_back(c);
+      before = &recorded;
+      for (auto const& losses : recorded.losses) {
+        losses.put_back(c);
+        if (++i == kinds.size()) recorded.results.put_rows_back(c, rows.back());
+        next_step(shown, stopped);
       }
+      if (is_series && !kind.series.graph && !kind.series_failed) ripe_ = &kind;
     }
     if (stopped) std::rethrow_exception(stopped);
-    if ((first + 99) / 100 * 100 < end) look_at_losses(c, c.task_loss, c.penalties, end - 1);
+    look_at_losses_since(first);
+    return true;
+  }
+
+  /// Runs the next steps through `one()`, calls `shown()` after each, and records them as one
+  /// graph, when many of a kind have followed each other. Returns whether it did.
+  template <class One, class F>
+  bool run_series(std::int64_t limit, One&& one, F&& shown) {
+    if (!on_ || !is_time_for_a_series(limit)) return false;
+    auto& kind = *std::exchange(ripe_, nullptr);
+    std::exception_ptr stopped;
+    if (!comes_next(kind, stopped)) {
+      if (stopped) std::rethrow_exception(stopped);
+      return false;
+    }
+    Recorded series{std::make_unique<DeviceGraph>(c.arena.device())};
+    auto const first = c.step;
+    c.fast.forget_buffers();
+    try {
+      auto const alone = NoiseScope::alone();
+      series.graph->begin();
+      do {
+        record_step(one);
+        series.losses.push_back(Losses::of(c));
+        series.results = Results::of(c);
+      } while (series.losses.size() < series_length && comes_next(kind, stopped));
+      series.graph->end();
+    } catch (...) {
+      series.graph->abandon();
+      if (!series.losses.empty() || step_.updated()) throw;  // what is noted cannot be taken back
+      kind.series_failed = true;
+      return false;
+    }
+    table_.send();
+    series.graph->replay();
+    c.fresh = series.results.fresh;  // not that of the step which was looked at last
+    {
+      Ahead const ahead_of_device(c, first);
+      for (auto const& losses : series.losses) {
+        losses.put_back(c);
+        next_step(shown, stopped);
+      }
+    }
+    ++graphs_;
+    auto const full = series.losses.size() == series_length;
+    (full ? kind.series : short_series_.emplace_back()) = std::move(series);
+    if (stopped) std::rethrow_exception(stopped);
+    look_at_losses_since(first);
     return true;
   }
 
@@ -106,7 +152,11 @@ class CapturedSteps {
   }
 
   /// Graphs are void: parameters have moved, or the module turned out to draw random numbers.
-  void forget() { kinds_.clear(), next_ = nullptr, graphs_ = 0; }
+  void forget() {
+    kinds_.clear(), short_series_.clear();
+    next_ = ripe_ = nullptr;
+    graphs_ = 0;
+  }
   void give_up(std::string const& why) {
     if (c.arena.device().is_cpu()) return;
     forget();
@@ -117,30 +167,41 @@ class CapturedSteps {
  private:
   static constexpr std::int64_t ahead = 256;       // steps in a table
   static constexpr std::int64_t most_graphs = 16;  // each has memory of its own
+  static constexpr std::size_t series_length = 8;  // steps in a graph
 
-  /// Notes in the context, for as long as it lives, how far the host has run ahead.
+  /// Goes back to the first of the steps that the host has planned, and notes in the context how
+  /// far it has run ahead, for as long as this lives.
   struct Ahead {
-    Ahead(Context& context, std::int64_t until) : c(context) { c.planned_until = until; }
+    Ahead(Context& context, std::int64_t first) : c(context) {
+      c.planned_until = std::exchange(c.step, first);
+      c.total_steps -= c.planned_until - first;
+    }
     ~Ahead() { c.planned_until = 0; }
     Context& c;
   };
 
-  /// What a step leaves in the context, for observers and for the next step to find.
+  /// What a step leaves in the context for every observer to find.
+  struct Losses {
+    Tensor task_loss{};
+    Named<Tensor> penalties{};
+
+    static Losses of(Context const& c) { return {c.task_loss, c.penalties}; }
+    void put_back(Context& c) const { c.task_loss = task_loss, c.penalties = penalties; }
+  };
+
+  /// What else it leaves, for observers that look at every step and for the next step to find.
   struct Results {
     Rows fresh{};
     Batch batch{};
-    Tensor logits{}, task_loss{}, task_gradient{};
+    Tensor logits{}, task_gradient{};
     std::vector<Tensor> shard_logits{};
-    Named<Tensor> penalties{};
     Arena::Gradients gradients{};
 
     static Results of(Context const& c) {
-      return {c.fresh,         c.batch,        c.logits,    c.task_loss,
-              c.task_gradient, c.shard_logits, c.penalties, c.arena.gradients()};
+      return {c.fresh, c.batch, c.logits, c.task_gradient, c.shard_logits, c.arena.gradients()};
     }
     void put_back(Context& c) const {
-      c.logits = logits, c.task_loss = task_loss, c.task_gradient = task_gradient;
-      c.shard_logits = shard_logits, c.penalties = penalties;
+      c.logits = logits, c.task_gradient = task_gradient, c.shard_logits = shard_logits;
       c.arena.restore(gradients);
     }
     /// The same rows as in the step that was recorded lie on the device; others are planned.
@@ -159,13 +220,20 @@ class CapturedSteps {
     }
   };
 
+  /// Steps as a graph.
+  struct Recorded {
+    std::unique_ptr<DeviceGraph> graph{};
+    std::vector<Losses> losses{};  ///< of each step
+    Results results{};             ///< of the last one
+  };
+
   /// Steps that ask the device for the same work.
   struct Kind {
     std::vector<std::int64_t> signature{};
-    std::int64_t width = 0;  ///< numbers in a row
-    std::int64_t seen = 0;   ///< how often run as written
-    std::unique_ptr<DeviceGraph> graph{};
-    Results results{};
+    std::int64_t width = 0;      ///< numbers in a table's row
+    std::int64_t seen = 0;       ///< how often run as written
+    Recorded one{}, series{};    ///< one step; `series_length` of them
+    bool series_failed = false;  ///< the device refused to record one
   };
 
   static std::string obstacle(Context const& c, Strategies const& strategies,
@@ -193,25 +261,77 @@ class CapturedSteps {
     return {};
   }
 
+  /// Whether the next steps are to be recorded as one graph. (Not the last one, after which more is
+  /// looked at.)
+  bool is_time_for_a_series(std::int64_t limit) const {
+    auto const length = static_cast<std::int64_t>(series_length);
+    return ripe_ != nullptr && graphs_ < most_graphs && limit >= length &&
+           c.step + length < c.steps;
+  }
+
+  /// How many planned steps from number i on are of one kind.
+  static std::size_t alike_from(std::vector<Kind*> const& kinds, std::size_t i) {
+    auto end = i;
+    while (end < kinds.size() && kinds[end] == kinds[i]) ++end;
+    return end - i;
+  }
+
+  /// The present step is done, or will be without the host.
+  template <class F>
+  void next_step(F&& shown, std::exception_ptr& stopped) {
+    plan_.locate(c);
+    ++c.step, ++c.total_steps;
+    if (stopped) return;
+    try {
+      shown();
+    } catch (...) {
+      stopped = std::current_exception();
+    }
+  }
+
+  void look_at_losses_since(std::int64_t first) const {
+    if ((first + 99) / 100 * 100 < c.step) {
+      look_at_losses(c, c.task_loss, c.penalties, c.step - 1);
+    }
+  }
+
+  /// The kind of the present step, and its batches; nullptr where it has labels that are new. To be
+  /// called while planning.
+  Kind* look_ahead(std::vector<Batch>& batches) {
+    plan_.locate(c);
+    auto fresh = c.train.read(plan_.positions(c.step), c.arena.device());
+    for (auto const label : host_column(fresh.labels)) {
+      if (!std::binary_search(c.met.begin(), c.met.end(), label)) return nullptr;
+    }
+    batches = step_.plan(std::move(fresh));
+    return kind_of(table_.signature());
+  }
+
+  /// Whether the present step is of a kind. What goes wrong in finding out is for later.
+  bool comes_next(Kind const& kind, std::exception_ptr& stopped) {
+    try {
+      StepTable::Scope const scope(table_, StepTable::Mode::plan);
+      std::vector<Batch> batches;
+      return look_ahead(batches) == &kind;
+    } catch (...) {
+      stopped = std::current_exception();
+      return false;
+    }
+  }
+
   /// Plans the present step, if one of its kind was recorded; `rows` are its batches then.
   bool plan_one(std::vector<Batch>& rows) {
     StepTable::Scope const scope(table_, StepTable::Mode::plan);
-    plan_.locate(c);
-    next_ = nullptr;
-    auto fresh = c.train.read(plan_.positions(c.step), c.arena.device());
-    for (auto const label : host_column(fresh.labels)) {
-      if (!std::binary_search(c.met.begin(), c.met.end(), label)) return false;
-    }
-    auto shards = step_.plan(std::move(fresh));
-    next_ = kind_of(table_.signature());
-    if (!next_->graph) return false;
-    next_->results.put_back(c);
+    std::vector<Batch> batches;
+    next_ = look_ahead(batches);
+    if (next_ == nullptr || !next_->one.graph) return false;
+    next_->one.results.put_back(c);
     step_.finish_plan();
     require(table_.width() == next_->width,
             "a step that was planned differs from the one that was recorded; train with engine = "
             "eager");
     table_.keep_row();
-    rows = std::move(shards);
+    rows = std::move(batches);
     return true;
   }
 
@@ -220,28 +340,36 @@ class CapturedSteps {
       if (kind->signature == signature) return kind.get();
     }
     // While a memory fills up, every step is of a new kind.
-    std::erase_if(kinds_, [this](auto const& kind) { return kinds_.size() > 100 && !kind->graph; });
+    std::erase_if(kinds_,
+                  [this](auto const& kind) { return kinds_.size() > 100 && !kind->one.graph; });
     kinds_.emplace_back(new Kind{.signature = signature});
     return kinds_.back().get();
+  }
+
+  /// Runs the present step through `one()` while the device notes what it is asked for.
+  template <class F>
+  void record_step(F&& one) {
+    StepTable::Scope const scope(table_, StepTable::Mode::record);
+    table_.start_recording();
+    one();
+    table_.end_recording();
+    table_.keep_row();
   }
 
   template <class F>
   void record(Kind& kind, F&& one) {
     if (!table_.reserve(ahead, std::max<std::int64_t>(kind.width, 64))) {
-      for (auto const& each : kinds_) each->graph.reset();
+      for (auto const& each : kinds_) each->one = {}, each->series = {};
+      ripe_ = nullptr;
       graphs_ = 0;
     }
     auto graph = std::make_unique<DeviceGraph>(c.arena.device());
     c.fast.forget_buffers();
     try {
       auto const alone = NoiseScope::alone();  // a recording takes hold of LibTorch's generator
-      StepTable::Scope const scope(table_, StepTable::Mode::record);
       graph->begin();
-      table_.start_recording();
-      one();
-      table_.end_recording();
+      record_step(one);
       graph->end();
-      table_.keep_row();
     } catch (std::exception const& error) {
       graph->abandon();
       if (step_.updated()) throw;  // what strategies have noted cannot be taken back
@@ -251,8 +379,7 @@ class CapturedSteps {
     }
     table_.send();
     graph->replay();
-    kind.graph = std::move(graph);
-    kind.results = Results::of(c);
+    kind.one = {std::move(graph), {Losses::of(c)}, Results::of(c)};
     ++graphs_;
     c.fast.capture = "captured";
   }
@@ -263,7 +390,9 @@ class CapturedSteps {
   StepTable table_;
   std::optional<OwnStream> stream_;
   std::vector<std::unique_ptr<Kind>> kinds_;
-  Kind* next_ = nullptr;  // of the step that was planned last, and not replayed
+  std::vector<Recorded> short_series_;  // of no further use, but the device may still be at them
+  Kind* next_ = nullptr;                // of the step that was planned last, and not replayed
+  Kind* ripe_ = nullptr;                // a series of which is to be recorded
   std::int64_t graphs_ = 0;
   bool on_ = false;
 };

@@ -38,7 +38,7 @@ class Step {
   void run(Rows fresh, Shown shown, bool& draws) {
     // A step that broke off may have left some.
     losses_.forget(), gradients_.forget(), task_gradients_.forget();
-    update_.prepare(shown.gradient);
+    update_.prepare(shown.gradient);  // makes the optimizer: only then has it a learning rate
     start(std::move(fresh));
     auto shards = extend([&](Batch batch) { return strategies.extend(c, std::move(batch)); });
     BufferMean buffers(*c.model.module, c.training.shards);
@@ -88,6 +88,7 @@ class Step {
 
  private:
   void start(Rows fresh) {
+    update_.start();
     c.learning_rate = optimizer.learning_rate() * c.training.rate(c.epoch);
     c.fresh = std::move(fresh);
   }

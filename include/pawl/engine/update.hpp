@@ -23,9 +23,10 @@ class Update {
   Update(Context& context, Strategies& strategies, Opt& optimizer)
       : c(context), strategies(strategies), optimizer(optimizer) {}
 
+  /// Another step begins.
+  void start() { done_ = false; }
   /// Chooses the way, before the gradient is formed. `shown`: observers wish to see it.
   void prepare(bool shown) {
-    done_ = false;
     shown_ = shown;
     pawl::prepare(optimizer, c.arena);
     // Where strategies add to it, the order of additions shows in the last bits of the weights.
