@@ -309,7 +309,7 @@ ProfileOptions take_options(Parsed& parsed) {
   }
   options.trace = parsed.take("trace");
   options.force = parsed.take_switch("force");
-  for (auto const* flag : {"out", "seeds", "jobs"}) {
+  for (auto const* flag : {"out", "save", "seeds", "jobs"}) {
     if (parsed.has(flag)) {
       throw UsageError(std::string("profile has no option --") + flag +
                        ": it trains one seed and writes its table to standard output");

@@ -73,6 +73,7 @@ class Profile(Case):
         self.refused(2, "profile", "--steps", "none", says=["--steps is 'none'"])
         self.refused(2, "profile", "--steps", 0, says=["1 or more"])
         self.refused(2, "profile", "--out", "x.jsonl", says=["no option --out"])
+        self.refused(2, "profile", "--save", ".", says=["no option --save"])
         self.refused(2, "profile", "replay", says=["takes options only"])
         self.refused(1, "profile", *COMMON, "--trace", self.folder / "none" / "x.json", says=["cannot be written"])
 

@@ -286,9 +286,11 @@ TEST_CASE("a step of another kind ends the series that is being recorded") {
   };
   // Two steps run as written, one is recorded, 256 are in the first table; from step 265 on the
   // learning rate is another one.
+  fake::counts = {};
   auto const engine =
       engine_of(make, experience, {.epochs = 60, .batch_size = 12, .lr_milestones = {53}});
   CHECK(engine == "captured, compiled");
+  CHECK(fake::counts.recorded == 3);  // a step of either rate, and six steps between
 }
 
 TEST_CASE("an observer that throws stops training after the steps that were planned") {
@@ -302,6 +304,7 @@ TEST_CASE("an observer that throws stops training after the steps that were plan
     auto& c = learner.context();
     auto const stopped = c.step;
     CHECK(stopped > at);
+    CHECK((at == 262) == (stopped <= at + 8));  // a series ends sooner than a table
     // As if it had been asked for so many steps; the memory holds what was written to it.
     auto other = small_learner(fake::device(), "linear");
     auto fewer = training;

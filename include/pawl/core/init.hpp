@@ -28,11 +28,10 @@ struct Init {
   void describe(Options& o) {
     o("init", scheme, {"default", "xavier", "kaiming", "normal", "truncated_normal"},
       "start of the layers; default is the framework's, +-1/sqrt(fan_in)");
-    auto const by_numbers = scheme == InitScheme::normal || scheme == InitScheme::truncated_normal;
     o("init_std", deviation, at_least(0), "deviation of the weights under (truncated_)normal");
-    o.only_if(by_numbers, "init = normal or truncated_normal");
+    o.only_if(gaussian(), "init = normal or truncated_normal");
     o("init_bias", bias, {}, "biases under (truncated_)normal");
-    o.only_if(by_numbers, "init = normal or truncated_normal");
+    o.only_if(gaussian(), "init = normal or truncated_normal");
   }
 
   /// Draws one layer: weight [out, in, ...], bias [out] or undefined.
@@ -50,6 +49,10 @@ struct Init {
   }
 
  private:
+  bool gaussian() const {
+    return scheme == InitScheme::normal || scheme == InitScheme::truncated_normal;
+  }
+
   void draw(Tensor const& weight, Tensor const& bias_values, std::int64_t outputs,
             Generator generator) const {
     auto const fan_in = static_cast<double>(weight[0].numel());
@@ -58,8 +61,7 @@ struct Init {
     auto bound = 1 / std::sqrt(fan_in);
     if (scheme == InitScheme::xavier) bound = std::sqrt(6 / (fan_in + fan_out));
     if (scheme == InitScheme::kaiming) bound = std::sqrt(6 / fan_in);
-    auto const gaussian = scheme == InitScheme::normal || scheme == InitScheme::truncated_normal;
-    if (gaussian) {
+    if (gaussian()) {
       fill_normal(weight, 0, deviation, weights, scheme == InitScheme::truncated_normal);
     } else {
       fill_uniform(weight, -bound, bound, weights);
@@ -67,7 +69,7 @@ struct Init {
     if (!bias_values.defined()) return;
     torch::NoGradGuard no_grad;
     if (scheme == InitScheme::standard) return fill_uniform(bias_values, -bound, bound, biases);
-    bias_values.fill_(gaussian ? bias : 0);
+    bias_values.fill_(gaussian() ? bias : 0);
   }
 };
 

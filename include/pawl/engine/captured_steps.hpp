@@ -12,8 +12,8 @@
 #include "../core/context.hpp"
 #include "../core/optimizer.hpp"
 #include "checks.hpp"
-#include "device_graph.hpp"
 #include "plan.hpp"
+#include "recorded_steps.hpp"
 #include "step.hpp"
 #include "step_table.hpp"
 
@@ -69,7 +69,7 @@ class CapturedSteps {
     }
     table_.send();
     Ahead const ahead_of_device(c, first);
-    Recorded const* before = nullptr;
+    RecordedSteps const* before = nullptr;
     for (std::size_t i = 0; i < kinds.size();) {
       auto& kind = *kinds[i];
       auto const is_series = alike_from(kinds, i) >= series_length;
@@ -100,7 +100,7 @@ class CapturedSteps {
       if (stopped) std::rethrow_exception(stopped);
       return false;
     }
-    Recorded series{std::make_unique<DeviceGraph>(c.arena.device())};
+    RecordedSteps series{std::make_unique<DeviceGraph>(c.arena.device())};
     auto const first = c.step;
     c.fast.forget_buffers();
     try {
@@ -108,8 +108,8 @@ class CapturedSteps {
       series.graph->begin();
       do {
         record_step(one);
-        series.losses.push_back(Losses::of(c));
-        series.results = Results::of(c);
+        series.losses.push_back(StepLosses::of(c));
+        series.results = StepResults::of(c);
       } while (series.losses.size() < series_length && comes_next(kind, stopped));
       series.graph->end();
     } catch (...) {
@@ -180,60 +180,13 @@ class CapturedSteps {
     Context& c;
   };
 
-  /// What a step leaves in the context for every observer to find.
-  struct Losses {
-    Tensor task_loss{};
-    Named<Tensor> penalties{};
-
-    static Losses of(Context const& c) { return {c.task_loss, c.penalties}; }
-    void put_back(Context& c) const { c.task_loss = task_loss, c.penalties = penalties; }
-  };
-
-  /// What else it leaves, for observers that look at every step and for the next step to find.
-  struct Results {
-    Rows fresh{};
-    Batch batch{};
-    Tensor logits{}, task_gradient{};
-    std::vector<Tensor> shard_logits{};
-    Arena::Gradients gradients{};
-
-    static Results of(Context const& c) {
-      return {c.fresh, c.batch, c.logits, c.task_gradient, c.shard_logits, c.arena.gradients()};
-    }
-    void put_back(Context& c) const {
-      c.logits = logits, c.task_gradient = task_gradient, c.shard_logits = shard_logits;
-      c.arena.restore(gradients);
-    }
-    /// The same rows as in the step that was recorded lie on the device; others are planned.
-    void put_rows_back(Context& c, Batch const& planned) const {
-      put_host_columns(c.fresh, std::exchange(c.fresh, fresh));
-      c.batch = batch;
-      for (std::size_t i = 0; i < planned.parts.size(); ++i) {
-        put_host_columns(c.batch.parts[i].rows, planned.parts[i].rows);
-      }
-      c.batch.task = tasks_of(c.batch);
-    }
-
-   private:
-    static void put_host_columns(Rows& rows, Rows const& planned) {
-      rows.labels = planned.labels, rows.task = planned.task, rows.id = planned.id;
-    }
-  };
-
-  /// Steps as a graph.
-  struct Recorded {
-    std::unique_ptr<DeviceGraph> graph{};
-    std::vector<Losses> losses{};  ///< of each step
-    Results results{};             ///< of the last one
-  };
-
   /// Steps that ask the device for the same work.
   struct Kind {
     std::vector<std::int64_t> signature{};
-    std::int64_t width = 0;      ///< numbers in a table's row
-    std::int64_t seen = 0;       ///< how often run as written
-    Recorded one{}, series{};    ///< one step; `series_length` of them
-    bool series_failed = false;  ///< the device refused to record one
+    std::int64_t width = 0;         ///< numbers in a table's row
+    std::int64_t seen = 0;          ///< how often run as written
+    RecordedSteps one{}, series{};  ///< one step; `series_length` of them
+    bool series_failed = false;     ///< the device refused to record one
   };
 
   static std::string obstacle(Context const& c, Strategies const& strategies,
@@ -379,7 +332,7 @@ class CapturedSteps {
     }
     table_.send();
     graph->replay();
-    kind.one = {std::move(graph), {Losses::of(c)}, Results::of(c)};
+    kind.one = {std::move(graph), {StepLosses::of(c)}, StepResults::of(c)};
     ++graphs_;
     c.fast.capture = "captured";
   }
@@ -390,9 +343,10 @@ class CapturedSteps {
   StepTable table_;
   std::optional<OwnStream> stream_;
   std::vector<std::unique_ptr<Kind>> kinds_;
-  std::vector<Recorded> short_series_;  // of no further use, but the device may still be at them
-  Kind* next_ = nullptr;                // of the step that was planned last, and not replayed
-  Kind* ripe_ = nullptr;                // a series of which is to be recorded
+  std::vector<RecordedSteps>
+      short_series_;      // of no further use, but the device may still be at them
+  Kind* next_ = nullptr;  // of the step that was planned last, and not replayed
+  Kind* ripe_ = nullptr;  // a series of which is to be recorded
   std::int64_t graphs_ = 0;
   bool on_ = false;
 };

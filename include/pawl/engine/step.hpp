@@ -38,7 +38,7 @@ class Step {
   void run(Rows fresh, Shown shown, bool& draws) {
     // A step that broke off may have left some.
     losses_.forget(), gradients_.forget(), task_gradients_.forget();
-    update_.prepare(shown.gradient);  // makes the optimizer: only then has it a learning rate
+    update_.prepare(shown.gradient);  // some optimizers have no learning rate before
     start(std::move(fresh));
     auto shards = extend([&](Batch batch) { return strategies.extend(c, std::move(batch)); });
     BufferMean buffers(*c.model.module, c.training.shards);
