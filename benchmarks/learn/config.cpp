@@ -199,6 +199,11 @@ void RunOptions::describe(pawl::Options& o) {
   o("jobs", jobs, pawl::between(1, 1024),
     "seeds run at the same time, each in threads of its own; the results are the same, the seconds "
     "of a seed are not");
+  o("fleet", fleet,
+    "on a device, seeds that run at the same time share graphs and matrix products where their "
+    "steps "
+    "are alike, which may change last bits");
+  o.only_if(jobs > 1 && device != "cpu", "jobs > 1 and device = cuda");
   o("device", device, "cpu, cuda or cuda:N");
   o("precision", precision, {"highest", "high", "medium"},
     "of float32 matrix products and convolutions: highest, all bits; high, TensorFloat32 on a GPU; "

@@ -37,6 +37,7 @@ struct RunOptions {
   std::int64_t init_seed = -1;
   std::int64_t threads = 1;
   std::int64_t jobs = 1;
+  bool fleet = true;
   std::string device = "cpu";
   Precision precision = Precision::highest;
   std::string data;

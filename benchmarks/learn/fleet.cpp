@@ -38,16 +38,20 @@ void run_in_turn(Config const& config, pawl::TrainTest const& data, Receiver con
 }
 
 /// Seeds in threads: each takes the next one that nobody has begun.
-class Fleet {
+class Threads {
  public:
-  Fleet(Config const& config, pawl::TrainTest const& data)
-      : config_(config), data_(data), slots_(static_cast<std::size_t>(config.run.seeds)) {
-    auto const count = std::min(config.run.jobs, config.run.seeds);
-    for (std::int64_t i = 0; i < count; ++i) threads_.emplace_back([this] { work(); });
+  Threads(Config const& config, pawl::TrainTest const& data)
+      : config_(config),
+        data_(data),
+        slots_(static_cast<std::size_t>(config.run.seeds)),
+        learners_(static_cast<std::size_t>(std::min(config.run.jobs, config.run.seeds))) {
+    for (std::size_t i = 0; i < learners_.size(); ++i) {
+      threads_.emplace_back([this, i] { work(i); });
+    }
   }
-  Fleet(Fleet const&) = delete;
-  Fleet& operator=(Fleet const&) = delete;
-  ~Fleet() {
+  Threads(Threads const&) = delete;
+  Threads& operator=(Threads const&) = delete;
+  ~Threads() {
     for (auto& thread : threads_) thread.join();
   }
 
@@ -79,8 +83,10 @@ class Fleet {
     bool done = false;
   };
 
-  void work() {
+  void work(std::size_t number) {
     at::set_num_threads(static_cast<int>(config_.run.threads));  // of this thread's products
+    std::optional<pawl::Fleet::Member> member;
+    if (config_.run.fleet) member.emplace(learners_, number);
     for (;;) {
       std::size_t k = 0;
       {
@@ -124,6 +130,7 @@ class Fleet {
   Config const& config_;
   pawl::TrainTest const& data_;
   std::vector<Slot> slots_;
+  pawl::Fleet learners_;
   std::vector<std::thread> threads_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -136,7 +143,7 @@ class Fleet {
 
 void run_seeds(Config const& config, pawl::TrainTest const& data, Receiver const& receiver) {
   if (config.run.jobs == 1 || config.run.seeds == 1) return run_in_turn(config, data, receiver);
-  Fleet(config, data).deliver(receiver);
+  Threads(config, data).deliver(receiver);
 }
 
 }  // namespace bench

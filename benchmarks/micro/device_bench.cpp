@@ -1,12 +1,16 @@
 // One training step on a GPU: what the learner replays against the same work asked for operation by
 // operation by hand with LibTorch, and against the learner step by step. Rows lie on the GPU as
 // bytes. `device_replay` is online experience replay: batch 10 and 10 drawn from a reservoir of
-// 500. Floor: the matrix products of a step, asked for one by one. Without a GPU there is none of
-// these.
+// 500. Floor: the matrix products of a step, asked for one by one. `device_fleet` is the same by
+// many learners at once, whose steps are one graph (`pawl_us`), in threads of their own
+// (`by_hand_us`), and by one learner alone (`floor_us`). Without a GPU there is none of these.
 //
 //   pawl-micro --benchmark_filter=device
 
+#include <cstddef>
+#include <optional>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "pawl/core/learner.hpp"
@@ -133,6 +137,32 @@ void device_replay(benchmark::State& state, pawl::Engine engine) {
       pawl::Replay{.memory = pawl::Reservoir{.capacity = 500}});
 }
 
+void device_fleet(benchmark::State& state) {
+  auto const experience = on_gpu(micro::random_images(rows));
+  auto const size = static_cast<std::size_t>(state.range(0));
+  auto const learn = [&](std::size_t learners, bool as_fleet) {
+    std::vector<pawl::Mlp> networks;
+    for (std::size_t i = 0; i < learners; ++i) networks.push_back(micro::perceptron());
+    pawl::Fleet fleet(learners);
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < learners; ++i) {
+      threads.emplace_back([&, i] {
+        std::optional<pawl::Fleet::Member> member;
+        if (as_fleet) member.emplace(fleet, i);
+        networks[i]->to(torch::kCUDA);
+        pawl::Learner learner{networks[i], pawl::Sgd{.lr = 0.01},
+                              pawl::Replay{.memory = pawl::Reservoir{.capacity = 500}}};
+        learner.seed({i}).fit(experience, {.batch_size = 10});
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    torch::cuda::synchronize();
+  };
+  micro::compare(
+      state, {.operations = rows / 10.0}, [&] { learn(size, true); }, [&] { learn(size, false); },
+      [&] { learn(1, false); });
+}
+
 [[maybe_unused]] bool const registered = [] {
   if (!at::hasCUDA()) return false;
   for (auto const engine : {pawl::Engine::compiled, pawl::Engine::eager}) {
@@ -145,6 +175,11 @@ void device_replay(benchmark::State& state, pawl::Engine engine) {
     benchmark::RegisterBenchmark(("device_replay/" + name).c_str(), device_replay, engine)
         ->Apply(micro::turns<11>);
   }
+  benchmark::RegisterBenchmark("device_fleet", device_fleet)
+      ->ArgName("learners")
+      ->Arg(4)
+      ->Arg(16)
+      ->Apply(micro::turns<5>);
   return true;
 }();
 

@@ -10,8 +10,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -63,7 +65,7 @@ struct SavesAhead {
   static constexpr bool only_losses = true;
   L& learner;
   void step(Context const& c) {
-    if (c.step == 60) learner.save("none.safetensors");
+    if (c.step == 70) learner.save("none.safetensors");
   }
 };
 
@@ -151,9 +153,9 @@ TEST_CASE("steps that nobody looks at are planned many at a time") {
   fake::counts = {};
   learner.fit(experience, training);
   auto const& counts = fake::counts;
-  // Two steps run as written; one is recorded, and the 256 of a table follow; a series of eight
-  // is recorded, and the other 733 are 91 series and five steps.
-  CHECK(counts.replays == 1 + 256 + 1 + 91 + 5);
+  // Two steps run as written; one is recorded, and the 16 of a table follow; a series of eight is
+  // recorded, and the other 973, in tables of up to 256, are 121 series and five steps.
+  CHECK(counts.replays == 1 + 16 + 1 + 121 + 5);
   CHECK(counts.recorded == 2);
   // The losses are looked at once per table.
   CHECK(counts.to_device < 20);
@@ -262,20 +264,125 @@ TEST_CASE("steps that are one graph are the steps that they would have been one 
                                   std::move(strategies), optimizer_named(optimizer));
         Sum sum;
         for (auto const& experience : stream) {
-          learner.fit(experience, {.epochs = 70, .batch_size = 12, .engine = engine}, sum);
+          learner.fit(experience, {.epochs = 20, .batch_size = 12, .engine = engine}, sum);
         }
-        CHECK(sum.steps == 700);
+        CHECK(sum.steps == 200);
         return std::pair(learner.context().weights().cpu().clone(), sum.total.item<float>());
       };
       fake::counts = {};
       auto const captured = learned(Engine::compiled);
-      CHECK(fake::counts.replays > 2 * 256);  // a table, before a series is recorded
-      CHECK(fake::counts.replays < 700 - 6 * 8);
+      CHECK(fake::counts.replays > 2 * (1 + 16 + 1));  // a table, before a series is recorded
+      CHECK(fake::counts.replays < 100);
       auto const eager = learned(Engine::eager);
       CHECK(captured.first.equal(eager.first));
       CHECK(captured.second == eager.second);
     }
   }
+}
+
+TEST_CASE("learners in threads of their own learn on one device what each learns alone") {
+  auto const stream = images(Scenario::classes, fake::device());
+  Training const training{.epochs = 14, .batch_size = 12};  // 70 steps: tables and series
+  for (auto const& name : all_strategies()) {
+    INFO("strategy: ", name);
+    auto const at_once = four_learners(name, "norm", stream, training, Together::at_once);
+    auto const alone = four_learners(name, "norm", stream, training, Together::no);
+    for (std::size_t i = 0; i < alone.size(); ++i) {
+      CHECK(at_once[i].engine == alone[i].engine);
+      CHECK(at_once[i].weights.equal(alone[i].weights));
+    }
+    CHECK_FALSE(alone[0].weights.equal(alone[1].weights));
+  }
+}
+
+TEST_CASE("a fleet's learners share graphs and products, and learn what each learns alone") {
+  auto const stream = images(Scenario::classes, fake::device());
+  Training const training{.epochs = 14, .batch_size = 12};
+  for (auto const& name : all_strategies()) {
+    for (std::string const kind : {"linear", "norm"}) {
+      INFO("strategy: ", name, ", network: ", kind);
+      fake::counts = {};
+      auto const fleet = four_learners(name, kind, stream, training, Together::as_fleet);
+      auto const of_fleet = fake::counts;
+      auto const alone = four_learners(name, kind, stream, training, Together::no);
+      for (std::size_t i = 0; i < alone.size(); ++i) {
+        CHECK(distance(fleet[i].weights, alone[i].weights) < 1e-9);
+        if (name == "er_ace") continue;  // how many rows it replays depends on what it drew
+        CHECK(starts_with(fleet[i].engine, "captured together"));
+      }
+      if (name == "er_ace") continue;
+      CHECK(of_fleet.recorded == 2 * (4 + 1));  // in each experience one step each, and a series
+      // Of the 70 steps each runs three as written (with Adam), records one and replays 16 of a
+      // table by itself; the other 50 are six series of all, and two steps.
+      CHECK(of_fleet.replays == 2 * (4 * (1 + 16 + 2) + 6));
+      // Two products on the way to the logits and three on the way back, for all at once.
+      CHECK((of_fleet.stacked >= 2 * 8 * 5) == (kind == "linear"));
+    }
+  }
+}
+
+TEST_CASE("a fleet goes on when a learner ends early, fails, or learns something else") {
+  auto const there = fake::device();
+  auto const stream = images(Scenario::classes, there);
+  struct Course {
+    std::int64_t epochs[2];
+    std::string strategy;
+    std::int64_t stops = -1;  // in the second experience, by an observer
+    std::string engine;       // in the end
+  };
+  auto const runs_of = [&](std::vector<Course> const& courses, bool as_fleet) {
+    std::vector<nn::Sequential> nets;
+    for (std::size_t i = 0; i < courses.size(); ++i) {
+      nets.push_back(network("linear", torch::kFloat64));
+    }
+    std::vector<toy::Run> runs(courses.size());
+    Fleet fleet(courses.size());
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < courses.size(); ++i) {
+      threads.emplace_back([&, i] {
+        std::optional<Fleet::Member> member;
+        if (as_fleet) member.emplace(fleet, i);
+        auto learner =
+            learner_of(nets[i], there, {configured(courses[i].strategy)}, Sgd{.lr = 0.05});
+        learner.seed({i});
+        learner.fit(stream[0], {.epochs = courses[i].epochs[0], .batch_size = 12});
+        Stops stops{courses[i].stops};
+        try {
+          learner.fit(stream[1], {.epochs = courses[i].epochs[1], .batch_size = 12}, stops);
+        } catch (Stop const&) {
+        }
+        runs[i].weights = learner.context().weights().cpu().clone();
+        runs[i].engine = learner.context().engine();
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    return runs;
+  };
+  std::string const together = "captured together, compiled", apart = "captured, compiled";
+  for (auto const& courses : {
+           std::vector<Course>{{{60, 70}, "ewc", -1, together},
+                               {{20, 65}, "ewc", -1, together},
+                               {{70, 80}, "ewc", -1, together}},
+           std::vector<Course>{{{60, 90}, "ewc", -1, together}, {{60, 90}, "ewc", 300, together}},
+           std::vector<Course>{{{60, 90}, "ewc", 10, apart}, {{60, 90}, "ewc", -1, apart}},
+           std::vector<Course>{{{60, 60}, "ewc", -1, apart}, {{60, 60}, "si", -1, apart}},
+           std::vector<Course>{{{60, 60}, "ewc", -1, apart}},
+       }) {
+    auto const fleet = runs_of(courses, true), alone = runs_of(courses, false);
+    for (std::size_t i = 0; i < courses.size(); ++i) {
+      INFO("learner ", i, " of ", courses.size(), ": ", courses[i].strategy, ", stops at ",
+           courses[i].stops);
+      CHECK(fleet[i].engine == courses[i].engine);
+      CHECK(distance(fleet[i].weights, alone[i].weights) < 1e-9);
+    }
+  }
+}
+
+TEST_CASE("a fleet refuses a number that it has not, and a second membership of a thread") {
+  Fleet fleet(2);
+  CHECK_THROWS_WITH(Fleet::Member(fleet, 2), doctest::Contains("a number below 2"));
+  Fleet::Member const member(fleet, 0);
+  CHECK_THROWS_WITH(Fleet::Member(fleet, 1), doctest::Contains("a thread is one member at a time"));
 }
 
 TEST_CASE("a step of another kind ends the series that is being recorded") {
@@ -284,27 +391,26 @@ TEST_CASE("a step of another kind ends the series that is being recorded") {
     return learner_of(network("linear", torch::kFloat32), fake::device(), {configured("ewc")},
                       Sgd{.lr = 0.05});
   };
-  // Two steps run as written, one is recorded, 256 are in the first table; from step 265 on the
+  // Two steps run as written, one is recorded, 16 are in the first table; from step 25 on the
   // learning rate is another one.
   fake::counts = {};
   auto const engine =
-      engine_of(make, experience, {.epochs = 60, .batch_size = 12, .lr_milestones = {53}});
+      engine_of(make, experience, {.epochs = 60, .batch_size = 12, .lr_milestones = {5}});
   CHECK(engine == "captured, compiled");
-  CHECK(fake::counts.recorded == 3);  // a step of either rate, and six steps between
+  CHECK(fake::counts.recorded == 4);  // a step of either rate, six of the first, eight of the other
 }
 
 TEST_CASE("an observer that throws stops training after the steps that were planned") {
   auto const experience = images(Scenario::classes, fake::device())[0];
   Training const training{.epochs = 100, .batch_size = 12};
-  for (std::int64_t const at :
-       {60, 262, 300}) {  // in a table, in a series that is recorded, in one
+  for (std::int64_t const at : {10, 22, 80}) {  // in a table, in a series that is recorded, in one
     auto learner = small_learner(fake::device(), "linear");
     Stops stops{at};
     CHECK_THROWS_AS(learner.fit(experience, training, stops), Stop);
     auto& c = learner.context();
     auto const stopped = c.step;
     CHECK(stopped > at);
-    CHECK((at == 262) == (stopped <= at + 8));  // a series ends sooner than a table
+    CHECK((at == 22) == (stopped <= at + 8));  // a series ends sooner than a table
     // As if it had been asked for so many steps; the memory holds what was written to it.
     auto other = small_learner(fake::device(), "linear");
     auto fewer = training;

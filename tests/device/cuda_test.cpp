@@ -100,6 +100,25 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("learners in threads of their own learn on one CUDA device what each learns alone") {
+  if (without_cuda()) return;
+  auto const stream = images(Scenario::classes, torch::kCUDA);
+  Training const training{.epochs = 70, .batch_size = 12};
+  for (auto const& name : all_strategies()) {
+    for (std::string const kind : {"linear", "norm"}) {
+      INFO("strategy: ", name, ", network: ", kind);
+      auto const at_once = four_learners(name, kind, stream, training, Together::at_once);
+      auto const fleet = four_learners(name, kind, stream, training, Together::as_fleet);
+      auto const alone = four_learners(name, kind, stream, training, Together::no);
+      for (std::size_t i = 0; i < alone.size(); ++i) {
+        CHECK(at_once[i].weights.equal(alone[i].weights));
+        CHECK(fleet[i].engine.rfind("captured together", 0) == 0);
+        CHECK(distance(fleet[i].weights, alone[i].weights) < 1e-7);
+      }
+    }
+  }
+}
+
 TEST_CASE("the first ten losses in float32 agree to 1e-5 between CUDA and the host") {
   if (without_cuda()) return;
   for (auto const& name : all_strategies()) {

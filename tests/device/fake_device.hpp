@@ -8,13 +8,17 @@
 // size depends on values are refused, as CUDA refuses them. A replay runs the same kernels on the
 // same memory with the same numbers as when they were recorded.
 //
-// It is one thread's device: nothing runs beside the host, so a missing wait does not show.
+// Threads may share it, each with a stream of its own, which is what records; one kernel runs at a
+// time. Nothing runs beside the host, so a missing wait does not show.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -54,6 +58,16 @@ struct Recording {
   std::vector<Kernel> kernels;
   std::vector<c10::Storage> own;
   std::vector<std::pair<std::string, c10::weak_intrusive_ptr<c10::StorageImpl>>> others;
+  c10::StreamId first = 0;  ///< the stream that it began on
+  /// By stream: kernels that it noted, and those of them that the first stream waits for.
+  std::map<c10::StreamId, std::size_t> asked, awaited;
+};
+
+/// A point in a stream.
+struct Event {
+  c10::StreamId stream = 0;
+  Recording* recording = nullptr;
+  std::size_t asked = 0;
 };
 
 /// What was asked of the device since the counts were last cleared.
@@ -62,12 +76,32 @@ struct Counts {
   std::int64_t waits = 0;                   ///< of the host, for a value
   std::int64_t kernels = 0;                 ///< asked for one by one
   std::int64_t recorded = 0, replays = 0;   ///< graphs
+  std::int64_t stacked = 0;                 ///< recorded products of many matrices at once
 };
 inline Counts counts;
-inline Recording* recording = nullptr;
+
+/// Held by whoever asks something of the device.
+inline std::unique_lock<std::recursive_mutex> alone() {
+  static std::recursive_mutex mutex;
+  return std::unique_lock(mutex);
+}
+
+/// The stream of this thread.
+inline c10::StreamId& stream() {
+  static thread_local c10::StreamId id = 0;
+  return id;
+}
+
+/// What is being recorded, by stream.
+inline std::map<c10::StreamId, Recording*> recordings;
+inline Recording* recording() {
+  auto const lock = alone();
+  auto const found = recordings.find(stream());
+  return found == recordings.end() ? nullptr : found->second;
+}
 
 inline void refuse_while_recording(std::string const& what) {
-  if (recording != nullptr) {
+  if (recording() != nullptr) {
     throw std::runtime_error(what + " is not permitted when a stream is capturing");
   }
 }
@@ -119,7 +153,7 @@ inline c10::IValue sized(c10::IValue const& operand, c10::IValue const& result) 
   auto const made = like(from);
   to.unsafeGetTensorImpl()->set_storage_keep_dtype(made.storage());
   to.unsafeGetTensorImpl()->set_sizes_and_strides(made.sizes(), made.strides());
-  if (recording == nullptr) on_host(to).copy_(from);
+  if (recording() == nullptr) on_host(to).copy_(from);
   return operand;
 }
 
@@ -158,17 +192,20 @@ Stack run(c10::OperatorHandle const& op, Stack const& operands, F&& keep) {
 
 /// Notes a kernel and where its operands lie now: a parameter may lie elsewhere at the replay.
 inline void note(c10::OperatorHandle const& op, Stack operands, std::vector<Tensor> results) {
+  auto& into = *recording();
   change_tensors(operands, [&](Tensor const& tensor) {
     if (!tensor.defined() || tensor.device().type() != type) return tensor;
     auto const storage = tensor.storage();
-    auto const own = std::any_of(recording->own.begin(), recording->own.end(),
+    auto const own = std::any_of(into.own.begin(), into.own.end(),
                                  [&](auto const& other) { return other.is_alias_of(storage); });
     if (!own) {
-      recording->others.emplace_back(op.schema().name(), storage.getWeakStorageImpl());
+      into.others.emplace_back(op.schema().name(), storage.getWeakStorageImpl());
     }
     return on_host(tensor);
   });
-  recording->kernels.push_back({op, std::move(operands), std::move(results)});
+  ++into.asked[stream()];
+  counts.stacked += op.schema().name().find("bmm") != std::string::npos;
+  into.kernels.push_back({op, std::move(operands), std::move(results)});
 }
 
 /// Notes a kernel. What it would give is asked of the CPU with zeros for all operands.
@@ -198,7 +235,8 @@ inline void kernel(c10::OperatorHandle const& op, Stack* stack) {
   Stack const operands(first, stack->end());
   stack->erase(first, stack->end());
   Stack answer;
-  if (recording != nullptr) {
+  auto const lock = alone();
+  if (recording() != nullptr) {
     answer = record(op, operands);
   } else {
     answer = run(op, operands, [](std::size_t, Tensor const& value) {
@@ -214,8 +252,9 @@ inline void kernel(c10::OperatorHandle const& op, Stack* stack) {
 }
 
 inline Tensor copy_from(Tensor const& from, Tensor const& to, bool) {
+  auto const lock = alone();
   auto const there = to.device().type() == type, here = from.device().type() == type;
-  if (there && here && recording != nullptr) {
+  if (there && here && recording() != nullptr) {
     static auto const copy = c10::Dispatcher::singleton().findSchemaOrThrow("aten::copy_", "");
     note(copy, {to, from, false}, {});
     return to;
@@ -230,6 +269,7 @@ inline Tensor copy_from(Tensor const& from, Tensor const& to, bool) {
 }
 
 inline at::Scalar value_of(Tensor const& tensor) {
+  auto const lock = alone();
   refuse_while_recording("a look at a value");
   ++counts.waits;
   return on_host(tensor).item();
@@ -247,7 +287,8 @@ struct Memory final : c10::Allocator {
 };
 
 inline Tensor noted(Tensor made) {
-  if (recording != nullptr) recording->own.push_back(made.storage());
+  auto const lock = alone();
+  if (auto* into = recording()) into->own.push_back(made.storage());
   return made;
 }
 
@@ -277,30 +318,39 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void setDevice(c10::Device) const override {}
   void uncheckedSetDevice(c10::Device) const noexcept override {}
   c10::Stream getStream(c10::Device d) const noexcept override {
-    return c10::Stream(c10::Stream::UNSAFE, d, current());
+    return c10::Stream(c10::Stream::UNSAFE, d, stream());
   }
   c10::Stream getDefaultStream(c10::Device d) const override {
     return c10::Stream(c10::Stream::DEFAULT, d);
   }
   c10::Stream getStreamFromGlobalPool(c10::Device d, bool) const override {
-    return c10::Stream(c10::Stream::UNSAFE, d, 1);
+    static std::atomic<c10::StreamId> made = 0;
+    return c10::Stream(c10::Stream::UNSAFE, d, ++made);
   }
   c10::Stream exchangeStream(c10::Stream s) const noexcept override {
-    return c10::Stream(c10::Stream::UNSAFE, s.device(), std::exchange(current(), s.id()));
+    return c10::Stream(c10::Stream::UNSAFE, s.device(), std::exchange(stream(), s.id()));
   }
-  void record(void** event, c10::Stream const&, c10::DeviceIndex, c10::EventFlag) const override {
-    static int any = 0;
-    *event = &any;
+  void record(void** event, c10::Stream const& on, c10::DeviceIndex,
+              c10::EventFlag) const override {
+    auto const lock = alone();
+    if (*event == nullptr) *event = new Event;
+    auto const found = recordings.find(on.id());
+    auto* into = found == recordings.end() ? nullptr : found->second;
+    *static_cast<Event*>(*event) = {on.id(), into, into == nullptr ? 0 : into->asked[on.id()]};
   }
-  void block(void*, c10::Stream const&) const override {}
-  void destroyEvent(void*, c10::DeviceIndex) const noexcept override {}
+  /// A stream that waits for one that records joins its recording.
+  void block(void* event, c10::Stream const& waits) const override {
+    auto const lock = alone();
+    auto const& point = *static_cast<Event*>(event);
+    auto const is_active = [&](auto const& each) { return each.second == point.recording; };
+    if (std::none_of(recordings.begin(), recordings.end(), is_active)) return;
+    recordings[waits.id()] = point.recording;
+    if (waits.id() == point.recording->first) point.recording->awaited[point.stream] = point.asked;
+  }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
+    delete static_cast<Event*>(event);
+  }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
-
- private:
-  static c10::StreamId& current() {
-    static thread_local c10::StreamId id = 0;
-    return id;
-  }
 };
 
 struct HPUHooks final : at::HPUHooksInterface {
@@ -320,18 +370,28 @@ struct HPUHooks final : at::HPUHooksInterface {
 struct Graph final : at::GraphImplInterface {
   explicit Graph(at::GraphImplArgs const&) {}
   ~Graph() override {
-    if (recording == &recorded) recording = nullptr;
+    auto const lock = alone();
+    std::erase_if(recordings, [this](auto const& each) { return each.second == &recorded; });
   }
   void capture_begin(at::MempoolId_t, at::GraphCaptureMode) override {
+    auto const lock = alone();
     refuse_while_recording("a second recording");
-    recording = &recorded;
+    recordings[stream()] = &recorded;
+    recorded.first = stream();
   }
   void capture_end() override {
-    recording = nullptr;
+    auto const lock = alone();
+    std::erase_if(recordings, [this](auto const& each) { return each.second == &recorded; });
+    for (auto const& [other, kernels] : recorded.asked) {
+      if (other != recorded.first && recorded.awaited[other] != kernels) {
+        throw std::runtime_error("a recording ends while another stream is at work in it");
+      }
+    }
     ++counts.recorded;
   }
   void instantiate() override {}
   void replay() override {
+    auto const lock = alone();
     refuse_while_recording("a replay");
     for (auto const& [kernel, memory] : recorded.others) {
       if (memory.expired()) {

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include <torch/nn/modules/dropout.h>
 #include <pawl/core/any_learner.hpp>
 #include <pawl/core/optimizer_catalogue.hpp>
+#include <pawl/engine/fleet.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/metrics/evaluate.hpp>
@@ -116,6 +119,41 @@ inline Run run(std::string const& strategy, std::string const& kind, torch::Devi
   result.losses = std::move(losses.values);
   result.weights = learner.context().weights().to(torch::kCPU, torch::kFloat64);
   return result;
+}
+
+enum class Together { no, at_once, as_fleet };
+
+/// What four learners have in the end, of seeds of their own: one after another, or in a thread
+/// each.
+inline std::vector<Run> four_learners(std::string const& strategy, std::string const& kind,
+                                      Stream const& stream, Training const& training,
+                                      Together together) {
+  std::vector<Run> runs(4);
+  std::vector<nn::Sequential> nets;  // made here, as layers draw from the process-wide generator
+  for (std::size_t i = 0; i < runs.size(); ++i) nets.push_back(network(kind, torch::kFloat64));
+  Fleet fleet(runs.size());
+  auto const learn = [&](std::size_t i) {
+    std::optional<Fleet::Member> member;
+    if (together == Together::as_fleet) member.emplace(fleet, i);
+    std::vector<AnyStrategy> strategies;
+    if (strategy != "naive") strategies.push_back(configured(strategy));
+    auto learner = learner_of(nets[i], stream[0].train.source->device, std::move(strategies),
+                              Adam{.lr = 0.01});
+    learner.seed({static_cast<std::uint64_t>(i)});
+    for (auto const& experience : stream) learner.fit(experience, training);
+    runs[i].weights = learner.context().weights().cpu().clone();
+    runs[i].engine = learner.context().engine();
+  };
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (together == Together::no) {
+      learn(i);
+    } else {
+      threads.emplace_back(learn, i);
+    }
+  }
+  for (auto& thread : threads) thread.join();
+  return runs;
 }
 
 inline std::vector<std::string> all_strategies() {

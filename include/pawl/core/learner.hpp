@@ -79,7 +79,7 @@ class Learner {
     c.steps = plan.steps();
     watch.begin(c);
     Step step(c, strategies_, optimizer_);
-    CapturedSteps captured(c, strategies_, optimizer_, step, plan);
+    CapturedSteps captured(c, strategies_, optimizer_, step, plan, watch.steps_at_once);
     auto const one = [&] {
       Phase gathering("gather");
       auto fresh = c.train.read(plan.positions(c.step), c.arena.device());
@@ -95,8 +95,8 @@ class Learner {
     while (c.step < c.steps) {
       Phase const phase("step");
       if (!c.arena.bound()) rebind(), captured.forget();
-      if (captured.replay(watch.steps_at_once, shown)) continue;
-      if (captured.run_series(watch.steps_at_once, one, shown)) continue;
+      if (captured.replay(shown)) continue;
+      if (captured.run_series(one, shown)) continue;
       plan.locate(c);
       captured.run(one);
       if (draws_) captured.give_up("the model draws random numbers");

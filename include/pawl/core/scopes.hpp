@@ -61,23 +61,25 @@ class BufferScope {
 
 /// Seeds LibTorch's process-wide generators for a scope (dropout draws from them), that of the host
 /// and that of `device`, and puts them back as found. Learners in other threads wait for its end.
+/// While a step is recorded it does nothing: only steps that draw nothing are.
 class NoiseScope {
  public:
-  explicit NoiseScope(Generator key, torch::Device device = torch::kCPU)
-      : alone_(one_at_a_time()),
-        host_(at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator())),
-        host_found_(host_->get_state()) {
+  explicit NoiseScope(Generator key, torch::Device device = torch::kCPU) {
+    if (recording()) return;
+    alone_ = alone();
+    host_ = at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator());
+    host_found_ = host_->get_state();
     auto const seed = key.bits();
     host_->set_current_seed(seed);
     host_seeded_ = host_->engine();
-    if (device.is_cpu() || recording()) return;  // only steps that draw nothing are recorded
+    if (device.is_cpu()) return;
     device_ = at::globalContext().defaultGenerator(device);
     device_found_ = device_.get_state();
     device_.set_current_seed(seed);
     device_seeded_ = device_.get_state();
   }
   ~NoiseScope() {
-    host_->set_state(*host_found_);
+    if (host_ != nullptr) host_->set_state(*host_found_);
     if (device_.defined()) device_.set_state(device_found_);
   }
   NoiseScope(NoiseScope const&) = delete;
@@ -90,6 +92,7 @@ class NoiseScope {
 
   /// Whether anything was drawn since.
   bool drawn() const {
+    if (host_ == nullptr) return false;
     auto const now = host_->engine().data(), then = host_seeded_.data();
     return now.next_ != then.next_ || now.left_ != then.left_ || now.state_ != then.state_ ||
            (device_.defined() && !device_.get_state().equal(device_seeded_));
@@ -101,8 +104,8 @@ class NoiseScope {
     return mutex;
   }
 
-  std::lock_guard<std::recursive_mutex> alone_;
-  at::CPUGeneratorImpl* host_;
+  std::unique_lock<std::recursive_mutex> alone_{};
+  at::CPUGeneratorImpl* host_ = nullptr;
   c10::intrusive_ptr<c10::TensorImpl> host_found_;
   at::mt19937 host_seeded_;
   at::Generator device_{};  // undefined on the host; its states lie on the host

@@ -9,7 +9,9 @@
 #include "../core/archive.hpp"
 #include "../core/model.hpp"
 #include "../products/linear.hpp"
+#include "fleet.hpp"
 #include "pages.hpp"
+#include "step_table.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -57,7 +59,7 @@ class Arena {
                "; give the whole module one floating type and device with module->to(...)"});
     }
     torch::NoGradGuard no_grad;
-    weights_ = zeros_on_huge_pages(offset, first.options().requires_grad(false));
+    weights_ = zeros(offset, first.options().requires_grad(false));
     parameters_ = std::move(parameters);
     layout_ = std::move(layout);
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -178,6 +180,17 @@ class Arena {
   }
   void seal() { packed_ = true; }
 
+  /// Where the gradient of parameter i belongs, and that it was written there. -1: of none.
+  Tensor room_for_gradient(std::int64_t i) {
+    make_gradient();
+    return parameter_view(gradient_, static_cast<std::size_t>(i));
+  }
+  void take_formed(std::int64_t i) {
+    if (i < 0) return;
+    active_[static_cast<std::size_t>(i)] = true;
+    parameters_[static_cast<std::size_t>(i)].mutable_grad() = room_for_gradient(i);
+  }
+
   /// Adds factor times the gradient of parameter i to it, which need not be formed for that.
   void add_gradient_to(std::size_t i, double factor) {
     if (waiting_.any() && waiting_.d[i].defined()) {
@@ -278,10 +291,14 @@ class Arena {
 
   static std::int64_t aligned(std::int64_t n) { return (n + 15) / 16 * 16; }
 
+  /// Zeros [n]; on a device that learners share, beside those of the others.
+  static Tensor zeros(std::int64_t n, at::TensorOptions const& options) {
+    auto* fleet = options.device().is_cpu() || pawl::recording() ? nullptr : Fleet::here();
+    return fleet != nullptr ? fleet->room(n, options) : zeros_on_huge_pages(n, options);
+  }
+
   void make_gradient() {
-    if (!gradient_.defined()) {
-      gradient_ = zeros_on_huge_pages(weights_.numel(), weights_.options());
-    }
+    if (!gradient_.defined()) gradient_ = zeros(weights_.numel(), weights_.options());
   }
 
   bool at_home(std::size_t i) const {

@@ -12,8 +12,10 @@
 #include "../core/context.hpp"
 #include "../core/optimizer.hpp"
 #include "checks.hpp"
+#include "fleet.hpp"
 #include "plan.hpp"
 #include "recorded_steps.hpp"
+#include "shared_graph.hpp"
 #include "step.hpp"
 #include "step_table.hpp"
 
@@ -26,55 +28,74 @@ inline namespace v0 {
 /// whose shapes, weights and learning rate are the same (see `depends_on`). One of a new kind runs
 /// as written, twice; the third is recorded. When eight of a kind have followed each other, eight
 /// more are recorded as one graph (a series), in which the device goes from step to step by itself.
+/// Learners of a fleet record their series together, and replay them together as long as their
+/// steps are of the same kinds.
 template <class Strategies, class Opt>
 class CapturedSteps {
  public:
+  /// Up to `limit` steps may go by before observers look.
   CapturedSteps(Context& context, Strategies& strategies, Opt& optimizer,
-                Step<Strategies, Opt>& step, Plan& plan)
-      : c(context), step_(step), plan_(plan), table_(context.arena.device()) {
+                Step<Strategies, Opt>& step, Plan& plan, std::int64_t limit)
+      : c(context), step_(step), plan_(plan), limit_(limit), table_(context.arena.device()) {
     c.fast.capture.clear();
     if (c.arena.device().is_cpu()) return;
+    fleet_ = Fleet::here();
     auto const why = obstacle(context, strategies, optimizer);
-    if (why.empty()) {
-      on_ = true;
-      stream_.emplace(c.arena.device());
-    } else {
-      give_up(why);
-    }
+    on_ = why.empty();
+    if (on_) stream_.emplace(c.arena.device());
+    if (fleet_ != nullptr) fleet_->enter(on_ && limit_ >= series ? composition(c, strategies) : "");
+    if (!on_) give_up(why);
   }
+  ~CapturedSteps() {
+    if (fleet_ != nullptr) fleet_->leave();
+  }
+  CapturedSteps(CapturedSteps const&) = delete;
+  CapturedSteps& operator=(CapturedSteps const&) = delete;
 
-  /// Replays up to `limit` steps from the present one on, as long as their kinds are recorded, and
+  /// Replays steps from the present one on, as long as their kinds are recorded, and
   /// calls `shown()` after each. Returns whether there were any; if not, the next step must be run.
   /// What is thrown meanwhile is thrown on when all steps that were planned are done, so that host
   /// and device agree.
   template <class F>
-  bool replay(std::int64_t limit, F&& shown) {
+  bool replay(F&& shown) {
     next_ = nullptr;
-    if (!on_ || is_time_for_a_series(limit)) return false;
+    if (!on_) return false;
+    if (is_time_for_a_series()) {
+      fleet_records_ = agree(ripe_->together.graph ? nullptr : ripe_, {}).record;
+      return false;
+    }
     std::vector<Kind*> kinds;  // of the planned steps
     std::vector<Batch> rows;   // of the last of them
     std::exception_ptr stopped;
     auto const first = c.step;
     try {
-      while (c.step < std::min(c.steps, first + std::min(limit, ahead)) && plan_one(rows)) {
+      while (c.step < std::min(c.steps, first + std::min(limit_, ahead_)) && plan_one(rows)) {
         kinds.push_back(next_);
         ++c.step, ++c.total_steps;
       }
     } catch (...) {
       stopped = std::current_exception();
     }
+    auto with_fleet = agree(nullptr, kinds).replay;
     if (kinds.empty()) {
       if (stopped) std::rethrow_exception(stopped);
       return false;
     }
     table_.send();
+    ahead_ = std::min(most_ahead, 2 * ahead_);
     Ahead const ahead_of_device(c, first);
     RecordedSteps const* before = nullptr;
     for (std::size_t i = 0; i < kinds.size();) {
       auto& kind = *kinds[i];
-      auto const is_series = alike_from(kinds, i) >= series_length;
-      auto const& recorded = is_series && kind.series.graph ? kind.series : kind.one;
-      recorded.graph->replay();
+      auto const is_series = alike_from(kinds, i) >= series;
+      auto const& recorded = with_fleet > 0                  ? kind.together
+                             : is_series && kind.alone.graph ? kind.alone
+                                                             : kind.one;
+      if (!recorded.graph->replay()) {  // another learner has left the fleet
+        with_fleet = 0;
+        continue;
+      }
+      if (with_fleet > 0) --with_fleet;
       if (&recorded != before) recorded.results.put_back(c);
       before = &recorded;
       for (auto const& losses : recorded.losses) {
@@ -82,7 +103,7 @@ class CapturedSteps {
         if (++i == kinds.size()) recorded.results.put_rows_back(c, rows.back());
         next_step(shown, stopped);
       }
-      if (is_series && !kind.series.graph && !kind.series_failed) ripe_ = &kind;
+      if (is_series && &recorded == &kind.one && !kind.series_failed) ripe_ = &kind;
     }
     if (stopped) std::rethrow_exception(stopped);
     look_at_losses_since(first);
@@ -92,45 +113,48 @@ class CapturedSteps {
   /// Runs the next steps through `one()`, calls `shown()` after each, and records them as one
   /// graph, when many of a kind have followed each other. Returns whether it did.
   template <class One, class F>
-  bool run_series(std::int64_t limit, One&& one, F&& shown) {
-    if (!on_ || !is_time_for_a_series(limit)) return false;
+  bool run_series(One&& one, F&& shown) {
+    if (!on_ || !is_time_for_a_series()) return false;
     auto& kind = *std::exchange(ripe_, nullptr);
+    auto* const fleet = fleet_records_ ? fleet_ : nullptr;
     std::exception_ptr stopped;
-    if (!comes_next(kind, stopped)) {
+    RecordedSteps steps{std::make_unique<SharedGraph>(c.arena.device(), fleet)};
+    auto& graph = *steps.graph;
+    if (!graph.all_say(comes_next(kind, stopped))) {
       if (stopped) std::rethrow_exception(stopped);
       return false;
     }
-    RecordedSteps series{std::make_unique<DeviceGraph>(c.arena.device())};
     auto const first = c.step;
     c.fast.forget_buffers();
     try {
-      auto const alone = NoiseScope::alone();
-      series.graph->begin();
+      graph.begin();
       do {
         record_step(one);
-        series.losses.push_back(StepLosses::of(c));
-        series.results = StepResults::of(c);
-      } while (series.losses.size() < series_length && comes_next(kind, stopped));
-      series.graph->end();
+        steps.losses.push_back(StepLosses::of(c));
+        steps.results = StepResults::of(c);
+      } while (steps.losses.size() < series && graph.all_say(comes_next(kind, stopped)));
+      graph.end();
     } catch (...) {
-      series.graph->abandon();
-      if (!series.losses.empty() || step_.updated()) throw;  // what is noted cannot be taken back
+      graph.abandon();
+      if (!steps.losses.empty() || step_.updated()) throw;  // what is noted cannot be taken back
       kind.series_failed = true;
       return false;
     }
     table_.send();
-    series.graph->replay();
-    c.fresh = series.results.fresh;  // not that of the step which was looked at last
+    require(graph.replay(), "another learner of the fleet has stopped");
+    c.fresh = steps.results.fresh;  // not that of the step which was looked at last
     {
       Ahead const ahead_of_device(c, first);
-      for (auto const& losses : series.losses) {
+      for (auto const& losses : steps.losses) {
         losses.put_back(c);
         next_step(shown, stopped);
       }
     }
     ++graphs_;
-    auto const full = series.losses.size() == series_length;
-    (full ? kind.series : short_series_.emplace_back()) = std::move(series);
+    auto const full = steps.losses.size() == series;
+    auto& place = !full ? short_series_.emplace_back() : fleet ? kind.together : kind.alone;
+    place = std::move(steps);
+    if (fleet != nullptr) c.fast.capture = "captured together";
     if (stopped) std::rethrow_exception(stopped);
     look_at_losses_since(first);
     return true;
@@ -161,13 +185,14 @@ class CapturedSteps {
     if (c.arena.device().is_cpu()) return;
     forget();
     on_ = false;
+    if (auto* const fleet = std::exchange(fleet_, nullptr)) fleet->leave();
     c.fast.capture = "not captured (" + why + ")";
   }
 
  private:
-  static constexpr std::int64_t ahead = 256;       // steps in a table
+  static constexpr std::int64_t most_ahead = 256;  // steps in a table
   static constexpr std::int64_t most_graphs = 16;  // each has memory of its own
-  static constexpr std::size_t series_length = 8;  // steps in a graph
+  static constexpr std::int64_t series = 8;        // steps in a graph
 
   /// Goes back to the first of the steps that the host has planned, and notes in the context how
   /// far it has run ahead, for as long as this lives.
@@ -183,10 +208,13 @@ class CapturedSteps {
   /// Steps that ask the device for the same work.
   struct Kind {
     std::vector<std::int64_t> signature{};
-    std::int64_t width = 0;         ///< numbers in a table's row
-    std::int64_t seen = 0;          ///< how often run as written
-    RecordedSteps one{}, series{};  ///< one step; `series_length` of them
-    bool series_failed = false;     ///< the device refused to record one
+    std::vector<void const*> places{};
+    std::int64_t width = 0;      ///< numbers in a table's row
+    std::int64_t seen = 0;       ///< how often run as written
+    RecordedSteps one{};         ///< one step
+    RecordedSteps alone{};       ///< a series
+    RecordedSteps together{};    ///< a series of all learners of a fleet
+    bool series_failed = false;  ///< the device refused to record one
   };
 
   static std::string obstacle(Context const& c, Strategies const& strategies,
@@ -214,19 +242,60 @@ class CapturedSteps {
     return {};
   }
 
+  /// What learners of a fleet do next: each says what it could, and is told what all will.
+  struct Next {
+    std::vector<std::int64_t> series{};        ///< the kind of which it could record a series
+    std::vector<DeviceGraph const*> graphs{};  ///< what it could replay with the others
+    bool record = false;                       ///< all record such a series
+    std::size_t replay = 0;                    ///< so many of these graphs all replay
+  };
+
+  /// To be called once by every learner of a fleet before its next steps.
+  Next agree(Kind const* ripe, std::vector<Kind*> const& planned) {
+    Next next;
+    if (fleet_ == nullptr) return next;
+    if (ripe != nullptr) next.series = ripe->signature;
+    for (std::size_t i = 0; alike_from(planned, i) >= series && planned[i]->together.graph;) {
+      next.graphs.push_back(planned[i]->together.graph->identity());
+      i += static_cast<std::size_t>(series);
+    }
+    fleet_->agree(next, [](auto const& all) {
+      auto const& first = *all.front();
+      bool record = !first.series.empty();
+      auto replay = first.graphs.size();
+      for (auto const* each : all) {
+        record = record && each->series == first.series;
+        std::size_t same = 0;
+        while (same < std::min(replay, each->graphs.size()) &&
+               each->graphs[same] == first.graphs[same]) {
+          ++same;
+        }
+        replay = same;
+      }
+      for (auto* each : all) each->record = record, each->replay = replay;
+    });
+    return next;
+  }
+
+  /// What learners have to have in common to meet.
+  static std::string composition(Context const& c, Strategies const& strategies) {
+    auto text = text_of({c.arena.device(), ", strategies:"});
+    for (auto const& record : strategies.records()) text += " " + record.name;
+    return text;
+  }
+
   /// Whether the next steps are to be recorded as one graph. (Not the last one, after which more is
   /// looked at.)
-  bool is_time_for_a_series(std::int64_t limit) const {
-    auto const length = static_cast<std::int64_t>(series_length);
-    return ripe_ != nullptr && graphs_ < most_graphs && limit >= length &&
-           c.step + length < c.steps;
+  bool is_time_for_a_series() const {
+    return ripe_ != nullptr && graphs_ < most_graphs && limit_ >= series &&
+           c.step + series < c.steps;
   }
 
   /// How many planned steps from number i on are of one kind.
-  static std::size_t alike_from(std::vector<Kind*> const& kinds, std::size_t i) {
+  static std::int64_t alike_from(std::vector<Kind*> const& kinds, std::size_t i) {
     auto end = i;
     while (end < kinds.size() && kinds[end] == kinds[i]) ++end;
-    return end - i;
+    return static_cast<std::int64_t>(end - i);
   }
 
   /// The present step is done, or will be without the host.
@@ -257,7 +326,7 @@ class CapturedSteps {
       if (!std::binary_search(c.met.begin(), c.met.end(), label)) return nullptr;
     }
     batches = step_.plan(std::move(fresh));
-    return kind_of(table_.signature());
+    return present_kind();
   }
 
   /// Whether the present step is of a kind. What goes wrong in finding out is for later.
@@ -288,14 +357,15 @@ class CapturedSteps {
     return true;
   }
 
-  Kind* kind_of(std::vector<std::int64_t> const& signature) {
+  Kind* present_kind() {
     for (auto const& kind : kinds_) {
-      if (kind->signature == signature) return kind.get();
+      auto const same = kind->signature == table_.signature() && kind->places == table_.places();
+      if (same) return kind.get();
     }
     // While a memory fills up, every step is of a new kind.
     std::erase_if(kinds_,
                   [this](auto const& kind) { return kinds_.size() > 100 && !kind->one.graph; });
-    kinds_.emplace_back(new Kind{.signature = signature});
+    kinds_.emplace_back(new Kind{.signature = table_.signature(), .places = table_.places()});
     return kinds_.back().get();
   }
 
@@ -311,15 +381,14 @@ class CapturedSteps {
 
   template <class F>
   void record(Kind& kind, F&& one) {
-    if (!table_.reserve(ahead, std::max<std::int64_t>(kind.width, 64))) {
-      for (auto const& each : kinds_) each->one = {}, each->series = {};
+    if (!table_.reserve(most_ahead, std::max<std::int64_t>(kind.width, 64))) {
+      for (auto const& each : kinds_) each->one = {}, each->alone = {}, each->together = {};
       ripe_ = nullptr;
       graphs_ = 0;
     }
-    auto graph = std::make_unique<DeviceGraph>(c.arena.device());
+    auto graph = std::make_unique<SharedGraph>(c.arena.device(), nullptr);
     c.fast.forget_buffers();
     try {
-      auto const alone = NoiseScope::alone();  // a recording takes hold of LibTorch's generator
       graph->begin();
       record_step(one);
       graph->end();
@@ -340,15 +409,19 @@ class CapturedSteps {
   Context& c;
   Step<Strategies, Opt>& step_;
   Plan& plan_;
+  std::int64_t limit_;
   StepTable table_;
   std::optional<OwnStream> stream_;
   std::vector<std::unique_ptr<Kind>> kinds_;
   std::vector<RecordedSteps>
-      short_series_;      // of no further use, but the device may still be at them
-  Kind* next_ = nullptr;  // of the step that was planned last, and not replayed
-  Kind* ripe_ = nullptr;  // a series of which is to be recorded
+      short_series_;                 // of no further use, but the device may still be at them
+  Kind* next_ = nullptr;             // of the step that was planned last, and not replayed
+  Kind* ripe_ = nullptr;             // a series of which is to be recorded
+  std::int64_t ahead_ = 2 * series;  // steps in the next table: few, until a series is recorded
   std::int64_t graphs_ = 0;
   bool on_ = false;
+  Fleet::Member* fleet_ = nullptr;
+  bool fleet_records_ = false;  // the next series together
 };
 
 }  // namespace v0

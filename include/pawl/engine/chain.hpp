@@ -10,6 +10,8 @@
 #include "../core/error.hpp"
 #include "../products/linear.hpp"
 #include "arena.hpp"
+#include "fleet.hpp"
+#include "stack.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -121,6 +123,9 @@ class CompiledChain {
   /// Logits [n, C] of inputs [n, ...], without a graph.
   Tensor logits(Tensor const& x) {
     torch::NoGradGuard no_grad;
+    if (auto* fleet = Fleet::recording()) {
+      if (logits_together(*fleet, x)) return layers_.back().output;
+    }
     auto h = x.dim() == 2 ? x : x.flatten(1);
     for (std::size_t l = 0; l < layers_.size(); ++l) {
       auto& layer = layers_[l];
@@ -156,6 +161,21 @@ class CompiledChain {
   /// The logits [n, C] of the last `forward`, where their gradient arrives.
   Tensor const& leaf() const { return leaf_; }
 
+  /// From the gradient [n, C] of the last `forward`'s logits, together with the chains of a fleet
+  /// that records: the gradients of the parameters, formed in their arena. Returns whether they
+  /// are; if not, it is for `backward`.
+  bool backward_together(Tensor const& gradient, Arena& arena) {
+    auto* fleet = Fleet::recording();
+    if (fleet == nullptr) return false;
+    torch::NoGradGuard no_grad;
+    Part mine{this, gradient, &arena};
+    auto const met = fleet->meet(gradient.device(), mine, [](Parts const& all) {
+      if (alike(all) && are_free(all)) backward_of(all);
+    });
+    require(met, others_stopped);
+    return mine.done;
+  }
+
   /// From the gradient [n, C] of the last `forward`'s logits: gradients of the parameters, each
   /// handed over to `take(index, gradient)` before it is formed. What it is made of stays as it is
   /// until the next pass.
@@ -187,6 +207,126 @@ class CompiledChain {
     Tensor input{}, output{};                         ///< of the last forward
     Tensor input_gradient{}, gated{};                 ///< buffers of the backward
   };
+
+  // ---- together with the chains of a fleet ----
+
+  /// What a chain brings to a meeting.
+  struct Part {
+    CompiledChain* chain;
+    Tensor tensor;  ///< inputs [n, ...], or the gradient [n, C] of logits
+    Arena* arena = nullptr;
+    bool done = false;
+  };
+  using Parts = c10::SmallVector<Part*, 16>;
+  static constexpr char const* others_stopped = "another learner of the fleet has stopped";
+
+  bool logits_together(Fleet::Member& fleet, Tensor const& x) {
+    Part mine{this, x.dim() == 2 ? x : x.flatten(1)};
+    auto const met = fleet.meet(x.device(), mine, [](Parts const& all) {
+      if (alike(all)) logits_of(all);
+    });
+    require(met, others_stopped);
+    return mine.done;
+  }
+
+  static bool alike(Parts const& all) {
+    auto const& first = *all.front();
+    for (auto const* each : all) {
+      auto const& layers = each->chain->layers_;
+      if (each->tensor.sizes() != first.tensor.sizes()) return false;
+      if (layers.size() != first.chain->layers_.size()) return false;
+      for (std::size_t l = 0; l < layers.size(); ++l) {
+        auto const& other = first.chain->layers_[l];
+        if (layers[l].weight.sizes() != other.weight.sizes() || layers[l].gate != other.gate ||
+            layers[l].bias.defined() != other.bias.defined() ||
+            layers[l].weight_index != other.weight_index ||
+            layers[l].bias_index != other.bias_index) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  /// Whether all gradients can be formed where they belong, in one go.
+  static bool are_free(Parts const& all) {
+    for (auto const* each : all) {
+      for (auto const& p : each->arena->parameters()) {
+        if (p.grad().defined()) return false;  // it is to be added to that
+      }
+    }
+    return all.size() < 2 || rooms(all, 0).defined();
+  }
+
+  /// Room for the gradients of parameter i [S, ...]; undefined where it is in many pieces.
+  static Tensor rooms(Parts const& all, std::int64_t i) {
+    Tensors parts;
+    for (auto* each : all) parts.push_back(each->arena->room_for_gradient(i));
+    return in_one_piece(parts);
+  }
+
+  /// A tensor of layer l of all chains [S, ...].
+  static Tensor of_all(Parts const& all, std::size_t l, Tensor Layer::*what) {
+    Tensors parts;
+    for (auto const* each : all) parts.push_back(each->chain->layers_[l].*what);
+    return stacked(parts);
+  }
+
+  /// Gives each chain its row of a tensor [S, ...].
+  static void hand_out(Parts const& all, std::size_t l, Tensor Layer::*what, Tensor const& rows) {
+    for (std::size_t s = 0; s < all.size(); ++s) {
+      auto const row = rows.select(0, static_cast<std::int64_t>(s));
+      all[s]->chain->layers_[l].*what = row.variable_data();
+    }
+  }
+
+  static void logits_of(Parts const& all) {
+    Tensors inputs;
+    for (auto const* each : all) inputs.push_back(each->tensor);
+    auto h = stacked(inputs);
+    for (std::size_t l = 0; l < all.front()->chain->layers_.size(); ++l) {
+      hand_out(all, l, &Layer::input, h);
+      auto const weights = of_all(all, l, &Layer::weight).transpose(1, 2);
+      auto const& first = all.front()->chain->layers_[l];
+      h = first.bias.defined() ? at::baddbmm(of_all(all, l, &Layer::bias).unsqueeze(1), h, weights)
+                               : at::bmm(h, weights);
+      apply(first.gate, h);
+      hand_out(all, l, &Layer::output, h);
+    }
+    for (auto* each : all) each->done = true;
+  }
+
+  static void backward_of(Parts const& all) {
+    Tensors gradients;
+    for (auto const* each : all) gradients.push_back(each->tensor);
+    auto d = stacked(gradients);
+    for (auto l = all.front()->chain->layers_.size(); l-- > 0;) {
+      auto const& first = all.front()->chain->layers_[l];
+      d = through(first.gate, d, of_all(all, l, &Layer::output));
+      if (first.weight_index >= 0) {
+        auto room = rooms(all, first.weight_index);
+        at::bmm_out(room, d.transpose(1, 2), of_all(all, l, &Layer::input));
+      }
+      if (first.bias_index >= 0) {
+        auto room = rooms(all, first.bias_index);
+        at::sum_out(room, d, {1});
+      }
+      for (auto* each : all) {
+        for (auto const i : {first.weight_index, first.bias_index}) each->arena->take_formed(i);
+      }
+      if (l > 0) d = at::bmm(d, of_all(all, l, &Layer::weight));
+    }
+    for (auto* each : all) each->done = true;
+  }
+
+  static Tensor through(Gate gate, Tensor const& d, Tensor const& output) {
+    if (gate == Gate::relu) return at::threshold_backward(d, output, 0);
+    if (gate == Gate::tanh) return at::tanh_backward(d, output);
+    if (gate == Gate::sigmoid) return at::sigmoid_backward(d, output);
+    return d;
+  }
+
+  // ---- by itself ----
 
   std::int64_t index_of(Tensor const& tensor, Arena const& arena, std::vector<bool>& used) {
     if (!tensor.defined() || !tensor.requires_grad()) return -1;

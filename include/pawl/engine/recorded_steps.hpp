@@ -7,8 +7,8 @@
 
 #include "../core/context.hpp"
 #include "arena.hpp"
-#include "device_graph.hpp"
 #include "inputs.hpp"
+#include "shared_graph.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -55,7 +55,7 @@ struct StepResults {
 
 /// Steps of an experience as one graph for a device.
 struct RecordedSteps {
-  std::unique_ptr<DeviceGraph> graph{};
+  std::unique_ptr<SharedGraph> graph{};
   std::vector<StepLosses> losses{};  ///< of each step
   StepResults results{};             ///< of the last one
 };

@@ -175,9 +175,12 @@ class Step {
     total.backward();
     c.arena.note_active();
     if (compiled_ && c.fast.chain.leaf().grad().defined()) {
-      c.fast.chain.backward(c.fast.chain.leaf().grad(), [&](std::size_t i, auto&& gradient) {
-        c.arena.take_gradient(i, std::move(gradient), update_.by_additions());
-      });
+      auto const& at_logits = c.fast.chain.leaf().grad();
+      if (!c.fast.chain.backward_together(at_logits, c.arena)) {
+        c.fast.chain.backward(at_logits, [&](std::size_t i, auto&& gradient) {
+          c.arena.take_gradient(i, std::move(gradient), update_.by_additions());
+        });
+      }
       c.arena.seal();
     }
     if (strategies.wants_task_gradient && penalties.empty()) {

@@ -62,12 +62,14 @@ class StepTable {
   // ---- the numbers of one step ----
 
   void start_row() {
-    row_.clear(), signature_.clear();
+    row_.clear(), signature_.clear(), places_.clear();
     now_.reset();
   }
   std::int64_t width() const { return static_cast<std::int64_t>(row_.size()); }
   /// What the planned step depends on apart from the numbers in its row.
   std::vector<std::int64_t> const& signature() const { return signature_; }
+  /// Memory that the planned step reads or writes, and may be elsewhere in another step.
+  std::vector<void const*> const& places() const { return places_; }
 
   /// The planned (or recorded) step is to run.
   void keep_row() {
@@ -114,6 +116,10 @@ class StepTable {
     if (mode_ == Mode::plan) signature_.push_back(number);
   }
 
+  void depends_on_place(void const* place) {
+    if (mode_ == Mode::plan) places_.push_back(place);
+  }
+
   Tensor constant(Tensor const& host) {
     for (std::size_t i = 0; i < constants_.size(); ++i) {
       auto const& known = constants_[i];
@@ -132,7 +138,8 @@ class StepTable {
   torch::Device device_;
   Mode mode_ = Mode::watch;
   std::vector<std::int64_t> row_, signature_;  // of the present step
-  std::vector<std::int64_t> rows_;             // kept, padded to the width of the table
+  std::vector<void const*> places_;
+  std::vector<std::int64_t> rows_;  // kept, padded to the width of the table
   std::int64_t kept_ = 0;
   Tensor table_;  // [rows, width] int64 on the device
   Tensor at_;     // [1] int64 on the device: the row of the next recorded step
@@ -160,6 +167,11 @@ inline void depends_on(double number) {
   std::int64_t bits = 0;
   std::memcpy(&bits, &number, sizeof bits);
   depends_on(bits);
+}
+
+/// The same of memory.
+inline void depends_on_place(void const* place) {
+  if (auto* table = StepTable::current()) table->depends_on_place(place);
 }
 
 /// Whether a step is being planned: the host decides, and work for the device is left out.

@@ -88,11 +88,8 @@ class Slots {
   /// Rows of a column; while a step is planned, of a column on a device, any rows as many.
   static Tensor select(Tensor const& column, Tensor const& index) {
     if (!planning() || column.is_cpu()) return column.index_select(0, index);
-    depends_on(address(column));
+    depends_on_place(column.data_ptr());
     return column.narrow(0, 0, index.numel());
-  }
-  static std::int64_t address(Tensor const& column) {
-    return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(column.data_ptr()));
   }
 
   Rows columns_;
