@@ -379,7 +379,16 @@ void check_flags_are_read(Config& config, std::vector<Assignment> const& flags) 
   auto const all = knobs(config), usual = knobs(usual_config);
   for (auto const& flag : flags) {
     auto const* knob = find_knob(all, flag.key);
-    if (knob == nullptr || knob->option.lacks == nullptr) continue;
+    if (knob == nullptr) continue;
+    if (auto const* rival = knob->option.rival) {
+      for (auto const& other : flags) {
+        auto const* replaced = find_knob(all, other.key);
+        if (replaced == nullptr || replaced->option.member != rival) continue;
+        throw UsageError(knob->flag() + " takes the place of " + replaced->flag() +
+                         "; give one of them");
+      }
+    }
+    if (knob->option.lacks == nullptr) continue;
     auto const* same = find_knob(usual, knob->path());
     if (same != nullptr && same->option.get() == knob->option.get()) continue;
     throw UsageError(knob->flag() + " has no effect in this run: it is read only if " +

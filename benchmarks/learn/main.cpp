@@ -96,10 +96,11 @@ int main(int argc, char** argv) {
     return 1;
   } catch (std::exception const& error) {
     std::string const text = error.what();  // LibTorch's go on with the frames of the call
-    auto const full = text.find("allocate memory") != std::string::npos ||
-                      text.find("out of memory") != std::string::npos;
+    auto const says = [&text](char const* words) { return text.find(words) != std::string::npos; };
+    auto const full = says("allocate memory") || says("out of memory") || says("bad_alloc") ||
+                      says("calculation overflowed");
     complain(full ? "there is not enough memory" + asked_for(text) +
-                        "; take a smaller model, smaller batches or less padding"
+                        "; take a smaller model or memory, smaller batches or less padding"
                   : text.substr(0, text.find('\n')));
     return 1;
   } catch (...) {

@@ -42,8 +42,8 @@ void check_checkpoints(Config const& config, bool force) {
   if (folder.empty()) return;
   pawl::require(std::filesystem::is_directory(folder),
                 {"--save ", folder, " is not a folder; give one that exists"});
-  pawl::require(::access(folder.c_str(), W_OK) == 0,
-                {"--save ", folder, " cannot be written: ", std::strerror(errno)});
+  auto const writable = ::access(folder.c_str(), W_OK) == 0;
+  pawl::require(writable, {"--save ", folder, " cannot be written: ", std::strerror(errno)});
   for (std::int64_t i = 0; i < config.run.seeds; ++i) {
     auto const file = checkpoint_of(config, config.run.first_seed + i);
     pawl::require(force || !std::filesystem::exists(file),

@@ -69,6 +69,7 @@ class Errors(Case):
             "labels = batch": ["--strategy", "ewc", "--ewc.fisher_batch", 8],
             "accumulate = ema": ["--strategy", "mas", "--mas.decay", 0.9],
             "reading = batch": ["--strategy", "mas", "--mas.importance_batch", 8],
+            "jobs > 1 and device = cuda": ["--fleet", "false", "--seeds", 2, "--jobs", 2],
             "strengths is empty": ["--strategy", "lwf", "--lwf.strength", 2, "--lwf.strengths", "1,2"],
             "weighting = fixed": ["--strategy", "replay", "--replay.new_weight", 0.4],
             "draw = cycle": ["--strategy", "replay", "--replay.drop_last", "true"],
@@ -76,6 +77,12 @@ class Errors(Case):
             with self.subTest(says):
                 self.refused_run(2, *flags, says=["has no effect", says])
         self.refused_run(2, "--epochs_per_experience", "1,2", "--iterations", 9, says=["iterations = 0"])
+
+    def test_flags_of_which_one_takes_the_place_of_the_other(self):
+        flags = ["--replay.per_group", 5, "--replay.capacity", 100]
+        for order in (flags, flags[2:] + flags[:2]):
+            self.refused_run(2, "--strategy", "replay", "--replay.memory", "ring", *order,
+                             says=["--replay.capacity", "--replay.per_group", "one of them"])
 
     def test_a_file_and_flags_at_their_default_may_hold_what_nothing_reads(self):
         config = self.succeed("run", *DIGITS, "--iterations", 2, "--print-config")
@@ -95,6 +102,10 @@ class Errors(Case):
         self.assertEqual(kept.read_text(), "precious")
         self.succeed(*run, "--force")
         self.assertGreater(kept.stat().st_size, 1000)
+
+    def test_numbers_beyond_float32(self):
+        for flags in (["--lr", "1e39"], ["--strategy", "ewc", "--ewc.strength", "-1e300"]):
+            self.refused_run(2, *flags, says=["must be", "at most 3.4e38"])
 
     def test_numbers_of_experiences_that_do_not_fit(self):
         self.refused_run(2, "--experiences", 0, says=["--experiences", ">= 1"])

@@ -211,6 +211,33 @@ TEST_CASE("a growing head is compared in the columns that the teacher was taught
         doctest::Approx(0.7 * 9 * kl(old, z.narrow(1, 0, 2), 3)).epsilon(1e-9));
 }
 
+TEST_CASE("distillation over all classes seen, or over all outputs, by hand") {
+  for (auto const over : {Lwf::Over::taught, Lwf::Over::seen, Lwf::Over::all}) {
+    auto net = filled(nn::Sequential(nn::Linear(4, 8), nn::Tanh(), nn::Linear(8, 7)));
+    Lwf lwf{.temperature = 2};
+    lwf.classes = over;
+    Learner learner{net, Sgd{.lr = 0}, lwf, Stumbles{}};
+    learner.fit(blobs(0, {0, 4}), {.batch_size = 24});
+    auto const now = blobs(1, {1, 5});
+    auto const x = now.train.read(torch::arange(24)).stored;
+    auto const old = net->forward(x).detach();
+    Recorder recorded;
+    learner.fit(now, {.batch_size = 24, .shuffle = false}, recorded);
+    auto const z = net->forward(x).detach();
+    auto const taught = integers({0, 4}), seen = integers({0, 1, 4, 5}), every = torch::arange(7);
+    auto const& of_teacher = over == Lwf::Over::all ? every : taught;
+    auto const& of_student = over == Lwf::Over::all    ? every
+                             : over == Lwf::Over::seen ? seen
+                                                       : taught;
+    auto const target = torch::softmax(old.index_select(1, of_teacher) / 2, 1);
+    // log softmax over the student's classes, of those that the teacher knows
+    auto const norm = torch::logsumexp(z.index_select(1, of_student) / 2, 1, true);
+    auto const student = z.index_select(1, of_teacher) / 2 - norm;
+    auto const expected = 4 * (target * (target.log() - student)).sum(1).mean().item<double>();
+    CHECK(recorded.penalty.at(0) == doctest::Approx(expected).epsilon(1e-9));
+  }
+}
+
 TEST_CASE("the teacher answers in eval mode with its own statistics, and all modes come back") {
   auto net = filled(
       nn::Sequential(nn::Linear(4, 8), nn::BatchNorm1d(8), nn::Dropout(0.5), nn::Linear(8, 3)));

@@ -57,6 +57,29 @@ TEST_CASE("replay is one mean over fresh and replayed rows, or a weighted sum of
   }
 }
 
+TEST_CASE("rows of a memory that do not fit are refused in words") {
+  auto const refused = [](Rows const& old, Training training, std::string const& says) {
+    Learner learner{network(4), Sgd{.lr = 0.1}, Replay{Answers{old}}};
+    training.batch_size = 8;
+    CHECK_THROWS_WITH_AS(learner.fit(blobs(0, {0, 1}), training), doctest::Contains(says.c_str()),
+                         Error);
+  };
+  auto const x = torch::zeros({1, 4}, float64);
+  refused(rows_of(x, integers({9})), {}, "has label 9 but the model has 4 outputs");
+  refused(rows_of(x, integers({3})), {.active = Active::seen}, "no class seen so far");
+  refused(rows_of(x, integers({3})), {.active = Active::current},
+          "not among the classes of the experience");
+  refused(rows_of(torch::zeros({1, 5}, float64), integers({0})), {}, "rows of one shape");
+}
+
+TEST_CASE("classes of an experience that have no output are refused in words") {
+  Learner learner{network(4), Sgd{.lr = 0.1}};
+  auto experience = blobs(0, {0, 1});
+  experience.classes = {0, 1, 7};
+  CHECK_THROWS_WITH_AS(learner.fit(experience, {.batch_size = 8}),
+                       doctest::Contains("has label 7 but the model has 4 outputs"), Error);
+}
+
 TEST_CASE("replay draws before the update and inserts after it") {
   struct Counts {
     std::vector<std::int64_t>* held;

@@ -53,7 +53,8 @@ class Context {
   // ---- where we are ----
   Experience const* experience = nullptr;  ///< valid inside fit
   std::int64_t index = -1;                 ///< of the experience
-  std::int64_t step = 0;                   ///< within the experience, from 0
+  std::int64_t step = 0;                   ///< within the experience, from 0; observers see how
+                                           ///< many are done
   std::int64_t epoch = 0;                  ///< within the experience, from 0
   std::int64_t pass = 0;                   ///< on the same fresh rows, from 0
   std::int64_t steps = 0;                  ///< of the experience in all
@@ -140,6 +141,9 @@ class Context {
   /// fresh.
   Tensor active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
                        std::int64_t fresh_rows) const;
+
+  /// Refuses labels that have no output among so many, or compete with no other.
+  void check_labels(at::IntArrayRef labels, std::int64_t outputs) const;
 
   /// The default supervised loss of the present shard: sum_i w_i CE(z_i, y_i).
   Tensor weighted_cross_entropy() const;
@@ -249,6 +253,20 @@ inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tens
   return hide(mask);
 }
 
+inline void Context::check_labels(at::IntArrayRef labels, std::int64_t outputs) const {
+  std::int64_t highest = 0;
+  for (auto const label : labels) {
+    highest = std::max(highest, label);
+    auto const competes = training.active != Active::seen || label >= outputs ||
+                          std::binary_search(seen.begin(), seen.end(), label);
+    require(competes, {"experience ", index, " has a row with label ", label,
+                       ", which is no class seen so far, so active = seen gives it no chance; list "
+                       "it among the classes of an experience, or use active = all"});
+  }
+  require(highest < outputs, {"experience ", index, " has label ", highest, " but the model has ",
+                              outputs, " outputs; give it more, or a head that grows"});
+}
+
 inline Tensor Context::weighted_cross_entropy() const {
   auto const n = batch.size();
   std::vector<double> weights;  // filled only when rows differ
@@ -286,6 +304,7 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   if (!compiled) noise.emplace(generator("model.aux"), arena.device());
   torch::AutoGradMode grad(true);
   auto const logits = compiled ? chain.forward(x) : forward(x, rows.task);
+  check_labels(host_column(rows.labels.contiguous()), logits.size(1));
   auto const z = active_logits(logits, rows.labels, rows.task, 0);
   auto const loss = at::cross_entropy_loss(z, rows.y);
   if (compiled) {

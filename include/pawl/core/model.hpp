@@ -58,8 +58,13 @@ Tensor run_module(nn::Module const& module, Tensor const& x, F&& f) {
   try {
     return f();
   } catch (c10::Error const& error) {
+    std::string const what = error.what_without_backtrace();
+    auto const one_row = what.find("more than 1 value per channel") != std::string::npos;
     fail({"the model '", module.name(), "' failed on inputs ", x.sizes(), " ", x.scalar_type(),
-          ": ", error.what_without_backtrace(), "; give rows of the shape that it was built for"});
+          ": ", what,
+          one_row ? "; give BatchNorm two rows or more: a larger batch (of a memory's "
+                    "rows, too) or fewer shards"
+                  : "; give rows of the shape that it was built for"});
   }
 }
 

@@ -59,13 +59,16 @@ inline std::string number_text(double value) {
 }
 inline std::string number_text(std::int64_t value) { return std::to_string(value); }
 
+/// The largest number that an option can be: models may be of float32.
+constexpr double largest_number = std::numeric_limits<float>::max();
+
 /// A number within a range; throws `Error` on anything else.
 template <class T>
 T parsed_number(std::string const& text, Range range) {
   T value{};
   require(read_number(text, value), "not a number");
   auto const real = static_cast<double>(value);
-  require(std::isfinite(real) && range.contains(real), "out of range");
+  require(std::abs(real) <= largest_number && range.contains(real), "out of range");
   return value;
 }
 

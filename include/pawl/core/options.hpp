@@ -196,7 +196,10 @@ inline void Option::put(std::string const& text) const {
   try {
     assign_value(text);
   } catch (Error const&) {
-    fail({"option '", name, "' is '", text, "' but must be ", values});
+    double number = 0;
+    auto const huge = read_number(text, number) && std::abs(number) > largest_number;
+    fail({"option '", name, "' is '", text, "' but must be ", values,
+          huge ? ", and at most 3.4e38" : ""});
   }
 }
 

@@ -76,17 +76,6 @@ inline void check_logits(Context const& c) {
            " rows; it must return logits [N, C]"});
 }
 
-/// Refuses labels [n] int64 (host) that have no output.
-inline void check_labels(Context const& c, Tensor const& labels) {
-  auto const flat = labels.contiguous();
-  auto const* data = flat.data_ptr<std::int64_t>();
-  std::int64_t highest = 0;
-  for (std::int64_t i = 0; i < labels.numel(); ++i) highest = std::max(highest, data[i]);
-  require(highest < c.logits.size(1),
-          {"experience ", c.index, " has label ", highest, " but the model has ", c.logits.size(1),
-           " outputs; give it more, or a head that grows"});
-}
-
 /// Refuses a loss or penalty of `owner` that is not one number.
 inline void check_number(Tensor const& value, std::string_view owner) {
   require(value.defined() && value.numel() == 1,
@@ -94,12 +83,15 @@ inline void check_number(Tensor const& value, std::string_view owner) {
            value.defined() ? value.sizes() : c10::IntArrayRef{}, "; it must be one number, []"});
 }
 
-/// Whether a fresh row of the step has a label that active = current gives no chance.
+/// Whether a row of the step has a label that active = current gives no chance.
 inline bool has_label_of_no_class(Context const& c) {
   if (c.training.active != Active::current || c.experience == nullptr) return false;
   auto const& classes = c.experience->classes;
-  for (auto const label : host_column(c.fresh.labels)) {
-    if (std::find(classes.begin(), classes.end(), label) == classes.end()) return true;
+  for (auto const& part : c.batch.parts) {
+    if (part.weight == 0) continue;
+    for (auto const label : host_column(part.rows.labels)) {
+      if (std::find(classes.begin(), classes.end(), label) == classes.end()) return true;
+    }
   }
   return false;
 }

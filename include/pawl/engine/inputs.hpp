@@ -27,7 +27,12 @@ inline void join(Context const& c, Batch& batch) {
     return;
   }
   std::vector<Tensor> stored, y;
+  auto const row = batch.parts.front().rows.stored.sizes().slice(1);
   for (auto const& part : batch.parts) {
+    auto const sizes = part.rows.stored.sizes();
+    require(sizes.slice(1) == row,
+            {"a strategy adds rows ", sizes.slice(1), " to a batch whose rows are ", row,
+             "; fill memories with rows of one shape"});
     stored.push_back(part.rows.stored);
     y.push_back(part.rows.y);
   }

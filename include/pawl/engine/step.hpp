@@ -151,9 +151,13 @@ class Step {
     // Without heads that grow, labels of the whole experience can be told from its first step.
     auto const first = !std::exchange(looked_, true) && c.model.heads.empty();
     check_logits(c);
-    if (first) check_labels(c, c.train.labels);
+    auto const outputs = c.logits.size(1);
+    if (first) {
+      c.check_labels(host_column(c.train.labels.contiguous()), outputs);
+      c.check_labels(c.experience->classes, outputs);
+    }
     for (auto const& part : c.batch.parts) {
-      if (part.weight != 0) check_labels(c, part.rows.labels);
+      if (part.weight != 0) c.check_labels(host_column(part.rows.labels.contiguous()), outputs);
     }
     if (c.training.shards > 1) {
       c.shard_logits.push_back(c.logits.detach().narrow(0, 0, c.batch.fresh));

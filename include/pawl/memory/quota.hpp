@@ -36,6 +36,7 @@ struct Quota {
   void describe(Options& o) {
     o("capacity", capacity, at_least(0), "rows in all; setting it sets per_group to 0");
     o.instead_of(per_group);
+    o.only_if(per_group == 0, "per_group = 0");
     o("by", by, group_by_names, "what has a quota");
     o("per_group", per_group, at_least(0),
       "rows of each group, instead of a capacity; 0: the capacity is shared");

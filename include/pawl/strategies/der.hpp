@@ -205,6 +205,7 @@ struct DerPlusPlus {
   /// The shard's part of the labelled term, from the logits of its share of `rows`.
   Tensor cross_entropy(Context const& c, Tensor const& logits, Rows const& rows) const {
     auto const own = share(c, rows);
+    c.check_labels(host_column(own.labels.contiguous()), logits.size(1));
     auto const z = c.active_logits(logits, c.step_labels, own.task, 0);
     return at::cross_entropy_loss(z, own.y, {}, at::Reduction::Sum) * row_weight(rows);
   }

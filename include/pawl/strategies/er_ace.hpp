@@ -121,6 +121,7 @@ struct ErAce {
     auto const rows = share(c, drawn);
     if (rows.size() == 0) return torch::zeros({}, c.logits.options());
     auto const z = forward_apart(c, rows, "model.er_ace");
+    c.check_labels(host_column(rows.labels.contiguous()), z.size(1));
     return sum(c, z, rows.y, open) / static_cast<double>(drawn.size());
   }
 };

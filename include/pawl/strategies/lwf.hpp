@@ -17,8 +17,13 @@ inline namespace v0 {
 /// Hoiem, ECCV 2016, TPAMI 2018).
 ///   teacher = the whole model at the start of the experience, in eval mode
 ///   L = CE + a T^2 KL( softmax(z_old / T) || softmax(z / T) )
-/// over the classes O that the teacher was taught, mean over rows. With a head per task the KL is
-/// summed over the old heads, on the present inputs, and moves them. In experience t = 1, 2, ...:
+/// over the classes O that the teacher was taught, mean over rows. Others let new classes take part
+/// (van de Ven and Tolias 2019, van de Ven et al., Nature Machine Intelligence 2022):
+///   taught:  both over O
+///   seen:    softmax(z / T) over all classes seen so far; the teacher gives new ones nothing
+///   all:     both over all outputs
+/// With a head per task the KL is summed over the old heads, each over its own classes, on the
+/// present inputs, and moves them. In experience t = 1, 2, ...:
 ///   fixed:       CE + a KD          one_over_t:  CE / t + (1 - 1/t) a KD
 ///   count:       CE + (t - 1) a KD
 /// State: one copy of weights and buffers. Cost: one more forward pass; with a head per task also
@@ -27,6 +32,7 @@ struct Lwf {
   enum class Weighting { fixed, one_over_t, count };
   enum class TaskWeight { one, one_over_t };
   enum class RowsUsed { all, fresh };
+  enum class Over { taught, seen, all };
 
   double strength = 1;                       ///< a, >= 0; 0 is naive training
   double temperature = 2;                    ///< T, > 0
@@ -34,6 +40,7 @@ struct Lwf {
   Weighting weighting = Weighting::fixed;    ///< how the two terms depend on t
   TaskWeight task_weight = TaskWeight::one;  ///< factor of the CE alone: 1, or 1/t
   RowsUsed rows = RowsUsed::all;             ///< every row of the step, replayed ones too, or fresh
+  Over classes = Over::taught;               ///< of the two distributions, with one head for all
   std::vector<double> strengths = {};        ///< a of experience 0, 1, ...; the last one goes on
 
   static constexpr char const* name = "lwf";
@@ -50,6 +57,9 @@ struct Lwf {
     o("task_weight", task_weight, {"one", "one_over_t"},
       "factor of the supervised loss alone, whatever the weighting");
     o("rows", rows, {"all", "fresh"}, "distil on every row of the step, or on the fresh ones");
+    o("classes", classes, {"taught", "seen", "all"},
+      "compare the two models over the classes that the teacher was taught; over all classes seen, "
+      "of which it gives new ones nothing; or over all outputs");
     o("strengths", strengths, at_least(0),
       "strength per experience instead of one for all (the last one goes on)");
   }
@@ -87,11 +97,12 @@ struct Lwf {
   }
 
   /// Sum over the rows of KL(softmax(old / T) || softmax(z / T)) over the given columns, ascending
-  /// (empty: all); z, old [n, C].
-  Tensor divergence(Tensor const& z, Tensor const& old,
-                    std::vector<std::int64_t> const& over = {}) const {
-    auto const student = at::log_softmax(columns(z, over) / temperature, 1);
+  /// (empty: all); z, old [n, C]. The student's softmax may be over more of them, `among`.
+  Tensor divergence(Tensor const& z, Tensor const& old, std::vector<std::int64_t> const& over = {},
+                    std::vector<std::int64_t> const& among = {}) const {
     auto const target = at::log_softmax(columns(old, over) / temperature, 1);
+    auto student = at::log_softmax(columns(z, among.empty() ? over : among) / temperature, 1);
+    if (!among.empty()) student = columns(student, positions(over, among));
     return (target.exp() * (target - student)).sum();
   }
 
@@ -115,6 +126,16 @@ struct Lwf {
     return t_squared ? a * temperature * temperature : a;
   }
 
+  /// Where the numbers of one ascending list are in another that has them all.
+  static std::vector<std::int64_t> positions(std::vector<std::int64_t> const& of,
+                                             std::vector<std::int64_t> const& in) {
+    std::vector<std::int64_t> found;
+    for (auto const each : of) {
+      found.push_back(std::lower_bound(in.begin(), in.end(), each) - in.begin());
+    }
+    return found;
+  }
+
   static Tensor columns(Tensor const& z, std::vector<std::int64_t> const& over) {
     if (over.empty()) return z;
     if (is_prefix(over)) return z.narrow(1, 0, over.back() + 1);
@@ -132,7 +153,10 @@ struct Lwf {
       old = c.forward(c.batch.x.narrow(0, 0, n), task.defined() ? task.narrow(0, 0, n) : task);
     }
     c.model.route(c.batch.task);
-    return divergence(c.logits.narrow(0, 0, n), old, known);
+    auto const now = c.logits.narrow(0, 0, n);
+    if (classes == Over::all) return divergence(now, old);
+    return classes == Over::seen ? divergence(now, old, known, c.seen)
+                                 : divergence(now, old, known);
   }
 
   Tensor over_old_heads(Context& c, std::int64_t n) {
