@@ -65,7 +65,7 @@ struct AnyStream {
     o("train_limit", train_limit, at_least(0), "only the first rows of the training set; 0: all");
     o("rows_per_experience", rows_per_experience, at_least(0),
       "random training samples of each experience; 0: all");
-    o("pad", pad, between(0, 1000), "zeros around images before normalising, pixels on each side");
+    o("pad", pad, between(0, 100), "zeros around images before normalising, pixels on each side");
     o("normalize", normalize, {"none", "mnist", "mnist_padded", "cifar10", "cifar100", "custom"},
       "shift and divisor of the inputs after scaling to [0, 1]");
     auto const custom = normalize == Normalisation::custom;
