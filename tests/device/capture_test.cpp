@@ -400,6 +400,20 @@ TEST_CASE("a step of another kind ends the series that is being recorded") {
   CHECK(fake::counts.recorded == 4);  // a step of either rate, six of the first, eight of the other
 }
 
+TEST_CASE("a learning rate of every epoch is captured, however many there are") {
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  auto const make = [] {
+    return learner_of(network("linear", torch::kFloat32), fake::device(), {configured("replay")},
+                      Sgd{.lr = 0.05});
+  };
+  Training training{.epochs = 40, .batch_size = 4};  // 15 steps each
+  training.lr_schedule = Schedule::cosine;
+  fake::counts = {};
+  CHECK(engine_of(make, experience, training) == "captured, compiled");
+  CHECK(fake::counts.recorded > 38);
+  CHECK(fake::counts.replays > 600 - 40 * 3 - 300);
+}
+
 TEST_CASE("an observer that throws stops training after the steps that were planned") {
   auto const experience = images(Scenario::classes, fake::device())[0];
   Training const training{.epochs = 100, .batch_size = 12};

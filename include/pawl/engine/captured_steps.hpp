@@ -124,6 +124,7 @@ class CapturedSteps {
       if (stopped) std::rethrow_exception(stopped);
       return false;
     }
+    make_room_for_a_graph();
     auto const first = c.step;
     c.fast.forget_buffers();
     try {
@@ -164,7 +165,7 @@ class CapturedSteps {
   template <class F>
   void run(F&& one) {
     if (!on_) return one();
-    if (next_ == nullptr || next_->seen < 2 || graphs_ == most_graphs) {
+    if (next_ == nullptr || next_->seen < 2 || !may_record()) {
       StepTable::Scope const scope(table_, StepTable::Mode::watch);
       one();
       if (next_ == nullptr) return;
@@ -211,6 +212,7 @@ class CapturedSteps {
     std::vector<void const*> places{};
     std::int64_t width = 0;      ///< numbers in a table's row
     std::int64_t seen = 0;       ///< how often run as written
+    std::int64_t used = 0;       ///< when it was planned last
     RecordedSteps one{};         ///< one step
     RecordedSteps alone{};       ///< a series
     RecordedSteps together{};    ///< a series of all learners of a fleet
@@ -287,8 +289,7 @@ class CapturedSteps {
   /// Whether the next steps are to be recorded as one graph. (Not the last one, after which more is
   /// looked at.)
   bool is_time_for_a_series() const {
-    return ripe_ != nullptr && graphs_ < most_graphs && limit_ >= series &&
-           c.step + series < c.steps;
+    return ripe_ != nullptr && may_record() && limit_ >= series && c.step + series < c.steps;
   }
 
   /// How many planned steps from number i on are of one kind.
@@ -349,6 +350,7 @@ class CapturedSteps {
     if (next_ == nullptr || !next_->one.graph) return false;
     next_->one.results.put_back(c);
     step_.finish_plan();
+    next_->used = c.total_steps;
     require(table_.width() == next_->width,
             "a step that was planned differs from the one that was recorded; train with engine = "
             "eager");
@@ -379,6 +381,38 @@ class CapturedSteps {
     table_.keep_row();
   }
 
+  /// The kind with graphs that was not planned for longest.
+  Kind* oldest() const {
+    Kind* found = nullptr;
+    for (auto const& kind : kinds_) {
+      if (kind->one.graph && (!found || kind->used < found->used)) found = kind.get();
+    }
+    return found;
+  }
+
+  /// Whether there is room for a graph, or a kind that seems to be past: learning rates of a
+  /// schedule do not come back.
+  bool may_record() const {
+    if (graphs_ < most_graphs) return true;
+    auto const* past = oldest();
+    return past != nullptr && past->used + 100 < c.total_steps;
+  }
+
+  /// Where there are many graphs, the oldest kind loses its own.
+  void make_room_for_a_graph() {
+    if (graphs_ < most_graphs) return;
+    c.task_loss.item<double>();  // the device may still be at them
+    short_series_.clear();
+    auto& past = *oldest();
+    past.one = {}, past.alone = {}, past.together = {};
+    graphs_ = 0;
+    for (auto const& kind : kinds_) {
+      for (auto const* each : {&kind->one, &kind->alone, &kind->together}) {
+        graphs_ += each->graph != nullptr;
+      }
+    }
+  }
+
   template <class F>
   void record(Kind& kind, F&& one) {
     if (!table_.reserve(most_ahead, std::max<std::int64_t>(kind.width, 64))) {
@@ -386,6 +420,7 @@ class CapturedSteps {
       ripe_ = nullptr;
       graphs_ = 0;
     }
+    make_room_for_a_graph();
     auto graph = std::make_unique<SharedGraph>(c.arena.device(), nullptr);
     c.fast.forget_buffers();
     try {
