@@ -152,9 +152,11 @@ class Fleet::Member {
   bool meet(std::optional<torch::Device> device, Mine& mine, Work&& work) {
     static char const kind = 0;  // one for every type of work
     Request request{&kind, &mine, {}};
-    return meet_with(request, device, [&work](Requests const& requests) {
-      c10::SmallVector<Mine*, 16> all;
-      for (auto* each : requests) all.push_back(static_cast<Mine*>(each->brought));
+    return meet_with(request, device, [&](Requests const& requests) {
+      c10::SmallVector<Mine*, 16> all{&mine};  // who does the work comes first
+      for (std::size_t i = 1; i < requests.size(); ++i) {
+        all.push_back(static_cast<Mine*>(requests[i]->brought));
+      }
       work(all);
     });
   }
