@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/memory/catalogue.hpp>
+#include <pawl/optimizers/catalogue.hpp>
 #include <strategies/compiled.hpp>
 
 namespace bench {

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/memory/catalogue.hpp>
+#include <pawl/optimizers/catalogue.hpp>
 #include <strategies/compiled.hpp>
 
 #include "commands.hpp"

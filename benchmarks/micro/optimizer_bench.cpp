@@ -8,7 +8,8 @@
 
 #include <vector>
 
-#include "pawl/core/optimizer.hpp"
+#include "pawl/optimizers/adam.hpp"
+#include "pawl/optimizers/sgd.hpp"
 #include "sides.hpp"
 #include "subjects.hpp"
 

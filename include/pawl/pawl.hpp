@@ -2,7 +2,7 @@
 
 // Everything but the models (`models/`), what is chosen by name or at run time (`*/catalogue.hpp`,
 // `make_*.hpp`, `core/any_learner.hpp`) and the adapter for `torch::optim`
-// (`core/torch_optimizer.hpp`).
+// (`optimizers/torch_optimizer.hpp`).
 
 #include "core/learner.hpp"
 #include "core/snapshot.hpp"
@@ -26,6 +26,8 @@
 #include "metrics/statistics.hpp"
 #include "observe/jsonl.hpp"
 #include "observe/progress.hpp"
+#include "optimizers/adam.hpp"
+#include "optimizers/sgd.hpp"
 #include "strategies/a_gem.hpp"
 #include "strategies/der.hpp"
 #include "strategies/er_ace.hpp"

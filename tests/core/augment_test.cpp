@@ -210,7 +210,7 @@ TEST_CASE("the optimizer gets the rate of the epoch, in every experience, and it
   struct Rates {
     std::vector<double> seen;
     void step(Context const& c) {
-      if (c.step % 5 == 0) seen.push_back(c.learning_rate);
+      if (c.step % 5 == 0) seen.push_back(c.learning_rate());
     }
   } rates;
   Training const training{.epochs = 4, .batch_size = 6, .lr_schedule = Schedule::cosine};

@@ -21,8 +21,8 @@
 #include <torch/optim/sgd.h>
 #include <pawl/core/any_learner.hpp>
 #include <pawl/core/learner.hpp>
-#include <pawl/core/torch_optimizer.hpp>
 #include <pawl/metrics/evaluate.hpp>
+#include <pawl/optimizers/torch_optimizer.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -248,7 +248,7 @@ TEST_CASE("the learning rate falls at the milestones of every experience, in any
       double rate = 0;
       void begin(Context const&) { factor(1); }
       void step(Context const& c) {
-        if (rate == 0) rate = c.learning_rate;
+        if (rate == 0) rate = c.learning_rate();
         if (c.step == 6 || c.step == 12) factor(c.step == 6 ? 0.5 : 0.25);
       }
       void factor(double share) {
@@ -257,7 +257,7 @@ TEST_CASE("the learning rate falls at the milestones of every experience, in any
     } sets{by_hand};
     struct Rates {
       std::vector<double> seen;
-      void step(Context const& c) { seen.push_back(c.learning_rate); }
+      void step(Context const& c) { seen.push_back(c.learning_rate()); }
     } rates;
     for (std::int64_t e = 0; e < 2; ++e) {
       auto const experience = blobs(60, 3, torch::kFloat32, 1, e);

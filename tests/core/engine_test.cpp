@@ -23,12 +23,12 @@
 #include <torch/optim/sgd.h>
 #include <torch/serialize.h>
 #include <pawl/core/any_learner.hpp>
-#include <pawl/core/optimizer_catalogue.hpp>
-#include <pawl/core/torch_optimizer.hpp>
 #include <pawl/data/pad.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/models/mlp.hpp>
+#include <pawl/optimizers/catalogue.hpp>
+#include <pawl/optimizers/torch_optimizer.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 

@@ -64,9 +64,16 @@ template <class L>
 struct SavesAhead {
   static constexpr bool only_losses = true;
   L& learner;
+  std::filesystem::path path;
   void step(Context const& c) {
-    if (c.step == 70) learner.save("none.safetensors");
+    if (c.step == 70) learner.save(path);
   }
+};
+
+/// A strategy of one's own whose steps depend on the learning rate as a number.
+struct ShrinksByRate {
+  bool capturable() const { return true; }
+  void after_step(Context& c) { c.weights().mul_(1 - 0.01 * c.learning_rate()); }
 };
 
 /// What a run on the device made for tests says about its steps, and whether it learned what the
@@ -388,30 +395,68 @@ TEST_CASE("a fleet refuses a number that it has not, and a second membership of 
 TEST_CASE("a step of another kind ends the series that is being recorded") {
   auto const experience = images(Scenario::classes, fake::device())[0];
   auto const make = [] {
-    return learner_of(network("linear", torch::kFloat32), fake::device(), {configured("ewc")},
+    return learner_of(network("linear", torch::kFloat32), fake::device(), {ShrinksByRate{}},
                       Sgd{.lr = 0.05});
   };
-  // Two steps run as written, one is recorded, 16 are in the first table; from step 25 on the
-  // learning rate is another one.
+  // Three steps run as written (that the rate is used is seen in the first), one is recorded, 16
+  // are in the first table; from step 25 on the learning rate is another one.
   fake::counts = {};
   auto const engine =
       engine_of(make, experience, {.epochs = 60, .batch_size = 12, .lr_milestones = {5}});
   CHECK(engine == "captured, compiled");
-  CHECK(fake::counts.recorded == 4);  // a step of either rate, six of the first, eight of the other
+  // A step of either rate, five of the first, eight of the other.
+  CHECK(fake::counts.recorded == 4);
 }
 
-TEST_CASE("a learning rate of every epoch is captured, however many there are") {
+TEST_CASE(
+    "a learning rate of every epoch needs no graph of its own, unless it is used as a number") {
   auto const experience = images(Scenario::classes, fake::device())[0];
-  auto const make = [] {
-    return learner_of(network("linear", torch::kFloat32), fake::device(), {configured("replay")},
-                      Sgd{.lr = 0.05});
-  };
   Training training{.epochs = 40, .batch_size = 4};  // 15 steps each
   training.lr_schedule = Schedule::cosine;
+  for (std::string const optimizer : {"sgd", "momentum", "adam", "adamw"}) {
+    for (AnyStrategy const& strategy : {configured("ewc"), AnyStrategy(ShrinksByRate{})}) {
+      INFO("optimizer: ", optimizer, ", strategy: ", strategy.type_name());
+      auto const make = [&] {
+        return learner_of(network("linear", torch::kFloat32), fake::device(), {strategy},
+                          optimizer_named(optimizer));
+      };
+      fake::counts = {};
+      CHECK(engine_of(make, experience, training) == "captured, compiled");
+      if (strategy.type_name() == "ewc") {
+        CHECK(fake::counts.recorded == 2);  // a step and a series, which serve all rates
+        CHECK(fake::counts.replays < 600 / 8 + 30);
+      } else {
+        CHECK(fake::counts.recorded > 38);
+        CHECK(fake::counts.replays > 600 - 40 * 3 - 300);
+      }
+    }
+  }
+}
+
+TEST_CASE("a rate is a number for an optimizer that does not upload it") {
+  struct Own {
+    Sgd sgd{};
+    void step(Arena& arena) { count(arena), apply(arena); }
+    void count(Arena&) {}
+    void apply(Arena& arena) {
+      torch::NoGradGuard const no_grad;
+      arena.gradient();
+      arena.weights().add_(arena.gradient(), -sgd.lr);
+    }
+    void reset() {}
+    void state(Archive&) {}
+    double learning_rate() const { return sgd.lr; }
+    void set_learning_rate(double rate) { sgd.lr = rate; }
+  };
+  auto const experience = images(Scenario::classes, fake::device())[0];
+  auto const make = [] {
+    return learner_of(network("linear", torch::kFloat32), fake::device(), {configured("ewc")},
+                      Own{});
+  };
+  Training training{.epochs = 12, .batch_size = 4, .lr_milestones = {3, 6}};
   fake::counts = {};
   CHECK(engine_of(make, experience, training) == "captured, compiled");
-  CHECK(fake::counts.recorded > 38);
-  CHECK(fake::counts.replays > 600 - 40 * 3 - 300);
+  CHECK(fake::counts.recorded >= 3);  // a step of each rate
 }
 
 TEST_CASE("an observer that throws stops training after the steps that were planned") {
@@ -441,9 +486,11 @@ TEST_CASE("an observer that throws stops training after the steps that were plan
 TEST_CASE("an observer of losses alone cannot save what is not there yet") {
   auto const experience = images(Scenario::classes, fake::device())[0];
   auto learner = small_learner(fake::device(), "linear");
-  SavesAhead<decltype(learner)> saves{learner};
+  auto const path = std::filesystem::temp_directory_path() / "pawl_saved_ahead";
+  SavesAhead<decltype(learner)> saves{learner, path};
   CHECK_THROWS_WITH(learner.fit(experience, {.epochs = 30, .batch_size = 12}, saves),
                     doctest::Contains("an observer that saves must not say only_losses"));
+  CHECK_FALSE(std::filesystem::exists(path));
 }
 
 TEST_CASE("a learning rate that changes and a gradient that is clipped are captured") {
@@ -459,7 +506,27 @@ TEST_CASE("a learning rate that changes and a gradient that is clipped are captu
         engine_of(make, experience,
                   {.epochs = 9, .batch_size = 12, .clip_norm = 0.1, .lr_milestones = {3, 6}});
     CHECK(engine == "captured, compiled");
-    CHECK(fake::counts.recorded == 3);  // a graph for each rate
+    CHECK(fake::counts.recorded == 2);  // a step and a series
+  }
+}
+
+TEST_CASE("several passes over the same rows are captured") {
+  auto const stream = images(Scenario::classes, fake::device());
+  for (auto const& name : all_strategies()) {
+    for (std::int64_t const passes : {2, 3}) {
+      INFO("strategy: ", name, ", passes: ", passes);
+      Training training{.epochs = 6, .batch_size = 14, .passes = passes};
+      auto const run_on = [&](torch::Device device) {
+        return run(name, "linear", device, torch::kFloat64, optimizer_named("momentum"), training);
+      };
+      auto const captured = run_on(fake::device()), host = run_on(torch::kCPU);
+      training.engine = Engine::eager;
+      auto const eager = run_on(fake::device());
+      CHECK(captured.engine == "captured, compiled");
+      CHECK(captured.weights.equal(eager.weights));
+      CHECK(captured.losses == eager.losses);
+      CHECK(distance(captured.weights, host.weights) < 1e-7);
+    }
   }
 }
 
@@ -546,9 +613,6 @@ TEST_CASE("what cannot be captured runs step by step, and says why") {
   };
   CHECK(why(of(replay), images()[0], training) ==
         "not captured ('tensors' does not lie on the device)");
-  auto passes = training;
-  passes.passes = 2;
-  CHECK(why(of(replay), experience, passes) == "not captured (passes > 1)");
   auto active = training;
   active.active = Active::batch;
   CHECK(why(of(replay), experience, active) ==
@@ -646,12 +710,15 @@ TEST_CASE("a strategy of one's own is captured when it says so") {
 }
 
 TEST_CASE("a loss that stops being finite is noticed in replayed steps") {
-  auto experience = images(Scenario::classes, fake::device())[0];
+  auto const experience = images(Scenario::classes, fake::device())[0];
   for (auto const engine : {Engine::compiled, Engine::eager}) {
-    auto learner = small_learner(fake::device(), "linear");
-    learner.optimizer().lr = 1e38;
-    Training const training{.epochs = 100, .batch_size = 12, .engine = engine};
-    CHECK_THROWS_AS(learner.fit(experience, training), Diverged);
+    // In the middle, and in the last steps that are looked at.
+    for (std::int64_t const epochs : {100, 21}) {
+      auto learner = small_learner(fake::device(), "linear");
+      learner.optimizer().lr = 1e38;
+      Training const training{.epochs = epochs, .batch_size = 12, .engine = engine};
+      CHECK_THROWS_AS(learner.fit(experience, training), Diverged);
+    }
   }
 }
 

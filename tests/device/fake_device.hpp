@@ -9,7 +9,8 @@
 // same memory with the same numbers as when they were recorded.
 //
 // Threads may share it, each with a stream of its own, which is what records; one kernel runs at a
-// time. Nothing runs beside the host, so a missing wait does not show.
+// time. Copies to pinned memory of the host that nobody waits for arrive when the host waits for an
+// event after them. Nothing else runs beside the host, so another missing wait does not show.
 
 #include <algorithm>
 #include <atomic>
@@ -68,6 +69,46 @@ struct Event {
   c10::StreamId stream = 0;
   Recording* recording = nullptr;
   std::size_t asked = 0;
+  std::size_t copies = 0;  ///< to pinned memory that were asked for before
+};
+
+/// Held by whoever asks something of the device.
+inline std::unique_lock<std::recursive_mutex> alone() {
+  static std::recursive_mutex mutex;
+  return std::unique_lock(mutex);
+}
+
+/// A copy to pinned memory that has not arrived.
+struct Copy {
+  Tensor from, to;
+};
+inline std::vector<Copy> copies;  ///< of all streams; those that arrived are undefined
+
+/// Memory of the host that copies may arrive in later, as the only one.
+struct Pinned final : c10::Allocator {
+  static std::vector<void const*>& all() {
+    static std::vector<void const*> blocks;
+    return blocks;
+  }
+  static bool has(void const* data) {
+    auto const lock = alone();
+    return std::find(all().begin(), all().end(), data) != all().end();
+  }
+  static void release(void* data) {
+    auto const lock = alone();
+    std::erase(all(), data);
+    std::free(data);
+  }
+  c10::DataPtr allocate(std::size_t bytes) override {
+    auto const lock = alone();
+    void* data = std::malloc(std::max<std::size_t>(bytes, 1));
+    all().push_back(data);
+    return {data, data, &release, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, void const* from, std::size_t bytes) const override {
+    std::memcpy(to, from, bytes);
+  }
 };
 
 /// What was asked of the device since the counts were last cleared.
@@ -79,12 +120,6 @@ struct Counts {
   std::int64_t stacked = 0;                 ///< recorded products of many matrices at once
 };
 inline Counts counts;
-
-/// Held by whoever asks something of the device.
-inline std::unique_lock<std::recursive_mutex> alone() {
-  static std::recursive_mutex mutex;
-  return std::unique_lock(mutex);
-}
 
 /// The stream of this thread.
 inline c10::StreamId& stream() {
@@ -251,7 +286,7 @@ inline void kernel(c10::OperatorHandle const& op, Stack* stack) {
   stack->insert(stack->end(), answer.begin(), answer.end());
 }
 
-inline Tensor copy_from(Tensor const& from, Tensor const& to, bool) {
+inline Tensor copy_from(Tensor const& from, Tensor const& to, bool non_blocking) {
   auto const lock = alone();
   auto const there = to.device().type() == type, here = from.device().type() == type;
   if (there && here && recording() != nullptr) {
@@ -260,6 +295,11 @@ inline Tensor copy_from(Tensor const& from, Tensor const& to, bool) {
     return to;
   }
   if (!there || !here) refuse_while_recording("a copy between host and device");
+  if (here && !there && non_blocking && Pinned::has(to.storage().data())) {
+    copies.push_back({on_host(from).clone(), to});
+    ++counts.to_host;
+    return to;
+  }
   on_host(to).copy_(on_host(from));
   counts.to_device += there && !here;
   counts.to_host += here && !there;
@@ -336,7 +376,17 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     if (*event == nullptr) *event = new Event;
     auto const found = recordings.find(on.id());
     auto* into = found == recordings.end() ? nullptr : found->second;
-    *static_cast<Event*>(*event) = {on.id(), into, into == nullptr ? 0 : into->asked[on.id()]};
+    *static_cast<Event*>(*event) = {on.id(), into, into == nullptr ? 0 : into->asked[on.id()],
+                                    copies.size()};
+  }
+  void synchronizeEvent(void* event) const override {
+    auto const lock = alone();
+    refuse_while_recording("a wait for an event");
+    ++counts.waits;
+    for (std::size_t i = 0; i < static_cast<Event*>(event)->copies; ++i) {
+      auto const copy = std::exchange(copies[i], {});
+      if (copy.to.defined()) copy.to.copy_(copy.from);
+    }
   }
   /// A stream that waits for one that records joins its recording.
   void block(void* event, c10::Stream const& waits) const override {
@@ -360,6 +410,11 @@ struct HPUHooks final : at::HPUHooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  bool isPinnedPtr(void const* data) const override { return Pinned::has(data); }
+  at::Allocator* getPinnedMemoryAllocator() const override {
+    static Pinned allocator;
+    return &allocator;
+  }
   at::Generator const& getDefaultGenerator(c10::DeviceIndex) const override {
     static auto const generator = at::detail::createCPUGenerator();
     return generator;

@@ -15,11 +15,11 @@
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <pawl/core/any_learner.hpp>
-#include <pawl/core/optimizer_catalogue.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/memory/catalogue.hpp>
 #include <pawl/metrics/evaluate.hpp>
+#include <pawl/optimizers/catalogue.hpp>
 #include <pawl/stream/joint.hpp>
 #include <strategies/compiled.hpp>
 

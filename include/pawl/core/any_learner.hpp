@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "any_optimizer.hpp"
+#include "../optimizers/any_optimizer.hpp"
 #include "learner.hpp"
 
 namespace pawl {

@@ -14,6 +14,7 @@
 #include "../engine/phase.hpp"
 #include "../engine/pieces.hpp"
 #include "../engine/shards.hpp"
+#include "../engine/step_table.hpp"
 #include "archive.hpp"
 #include "data.hpp"
 #include "model.hpp"
@@ -38,8 +39,19 @@ class Context {
   Arena arena;
   Training training;
   Seed seed;
-  double learning_rate = 0;  ///< of the present step
-  FastPaths fast;            ///< ways around the model's own forward and backward
+  FastPaths fast;  ///< ways around the model's own forward and backward
+
+  /// Learning rate of the present step. Where a device replays recorded steps, one whose hooks ask
+  /// for it is recorded anew for another rate.
+  double learning_rate() const {
+    rate_is_baked_ = rate_is_baked_ || StepTable::current() != nullptr;
+    return learning_rate_;
+  }
+  /// The same for who computes nothing from it.
+  double peek_learning_rate() const { return learning_rate_; }
+  void set_learning_rate(double rate) { learning_rate_ = rate; }
+  /// Whether the work of a step depends on the rate as a number.
+  bool rate_is_baked() const { return rate_is_baked_; }
 
   /// [P]; in hooks of strategies that are `Elementwise`, of the present block
   Tensor const& weights() const { return block_ ? block_->weights() : arena.weights(); }
@@ -188,6 +200,8 @@ class Context {
   };
 
  private:
+  double learning_rate_ = 0;
+  mutable bool rate_is_baked_ = false;
   LookAt* block_ = nullptr;
   Tensor spare_;  // a buffer
 };

@@ -11,11 +11,13 @@
 #include "../engine/captured_steps.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/step.hpp"
+#include "../optimizers/adam.hpp"  // for whoever makes a learner
+#include "../optimizers/optimizer.hpp"
+#include "../optimizers/sgd.hpp"
 #include "checkpoint.hpp"
 #include "context.hpp"
 #include "model_state.hpp"
 #include "observer.hpp"
-#include "optimizer.hpp"
 #include "snapshot.hpp"
 #include "strategy_set.hpp"
 
@@ -102,6 +104,7 @@ class Learner {
       if (draws_) captured.give_up("the model draws random numbers");
       shown();
     }
+    captured.finish();
     strategies_.end(c, experience);
     in_experience_ = false;
     watch.end(c);

@@ -141,16 +141,18 @@ class Arena {
     if (packed_) return gradient_;
     torch::NoGradGuard no_grad;
     make_gradient();
+    c10::SmallVector<Tensor, 16> places, parts;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      auto view = parameter_view(gradient_, i);
+      auto const place = parameter_view(gradient_, i);
       auto& gradient = parameters_[i].mutable_grad();
       if (gradient.defined()) {
-        view.copy_(gradient);
-        gradient = view;
+        places.push_back(place);
+        parts.push_back(std::exchange(gradient, place));
       } else {
-        view.zero_();
+        place.zero_();
       }
     }
+    if (!places.empty()) at::_foreach_copy_(places, parts);  // one kernel on a device
     packed_ = true;
     return gradient_;
   }

@@ -10,13 +10,15 @@
 #include <vector>
 
 #include "../core/context.hpp"
-#include "../core/optimizer.hpp"
-#include "checks.hpp"
+#include "../optimizers/optimizer.hpp"
 #include "fleet.hpp"
+#include "loss_watch.hpp"
+#include "next_steps.hpp"
 #include "plan.hpp"
 #include "recorded_steps.hpp"
 #include "shared_graph.hpp"
 #include "step.hpp"
+#include "step_kinds.hpp"
 #include "step_table.hpp"
 
 namespace pawl {
@@ -25,7 +27,7 @@ inline namespace v0 {
 /// Runs the steps of an experience on a device as graphs. The host decides step after step which
 /// rows are used, and what goes into memories; a step that is like one recorded before is not run,
 /// but planned: its numbers go into a table, and the device replays the graph. Alike are steps
-/// whose shapes, weights and learning rate are the same (see `depends_on`). One of a new kind runs
+/// whose shapes and row weights are the same (see `depends_on`). One of a new kind runs
 /// as written, twice; the third is recorded. When eight of a kind have followed each other, eight
 /// more are recorded as one graph (a series), in which the device goes from step to step by itself.
 /// Learners of a fleet record their series together, and replay them together as long as their
@@ -36,14 +38,20 @@ class CapturedSteps {
   /// Up to `limit` steps may go by before observers look.
   CapturedSteps(Context& context, Strategies& strategies, Opt& optimizer,
                 Step<Strategies, Opt>& step, Plan& plan, std::int64_t limit)
-      : c(context), step_(step), plan_(plan), limit_(limit), table_(context.arena.device()) {
+      : c(context),
+        step_(step),
+        plan_(plan),
+        limit_(limit),
+        table_(context.arena.device()),
+        losses_(context) {
     c.fast.capture.clear();
     if (c.arena.device().is_cpu()) return;
     fleet_ = Fleet::here();
     auto const why = obstacle(context, strategies, optimizer);
     on_ = why.empty();
     if (on_) stream_.emplace(c.arena.device());
-    if (fleet_ != nullptr) fleet_->enter(on_ && limit_ >= series ? composition(c, strategies) : "");
+    if (fleet_ != nullptr)
+      fleet_->enter(on_ && limit_ >= steps_in_series ? composition(c, strategies) : "");
     if (!on_) give_up(why);
   }
   ~CapturedSteps() {
@@ -64,20 +72,20 @@ class CapturedSteps {
       fleet_records_ = agree(ripe_->together.graph ? nullptr : ripe_, {}).record;
       return false;
     }
-    std::vector<Kind*> kinds;  // of the planned steps
-    std::vector<Batch> rows;   // of the last of them
+    PlannedSteps planned;
+    std::vector<Batch> rows;  // of the last of them
     std::exception_ptr stopped;
     auto const first = c.step;
     try {
       while (c.step < std::min(c.steps, first + std::min(limit_, ahead_)) && plan_one(rows)) {
-        kinds.push_back(next_);
+        planned.add(*next_);
         ++c.step, ++c.total_steps;
       }
     } catch (...) {
       stopped = std::current_exception();
     }
-    auto with_fleet = agree(nullptr, kinds).replay;
-    if (kinds.empty()) {
+    auto with_fleet = agree(nullptr, planned).replay;
+    if (planned.empty()) {
       if (stopped) std::rethrow_exception(stopped);
       return false;
     }
@@ -85,9 +93,9 @@ class CapturedSteps {
     ahead_ = std::min(most_ahead, 2 * ahead_);
     Ahead const ahead_of_device(c, first);
     RecordedSteps const* before = nullptr;
-    for (std::size_t i = 0; i < kinds.size();) {
-      auto& kind = *kinds[i];
-      auto const is_series = alike_from(kinds, i) >= series;
+    for (std::size_t i = 0; i < planned.size();) {
+      auto& kind = planned[i];
+      auto const is_series = planned.alike_from(i) >= steps_in_series;
       auto const& recorded = with_fleet > 0                  ? kind.together
                              : is_series && kind.alone.graph ? kind.alone
                                                              : kind.one;
@@ -100,13 +108,13 @@ class CapturedSteps {
       before = &recorded;
       for (auto const& losses : recorded.losses) {
         losses.put_back(c);
-        if (++i == kinds.size()) recorded.results.put_rows_back(c, rows.back());
+        if (++i == planned.size()) recorded.results.put_rows_back(c, rows.back());
         next_step(shown, stopped);
       }
       if (is_series && &recorded == &kind.one && !kind.series_failed) ripe_ = &kind;
     }
     if (stopped) std::rethrow_exception(stopped);
-    look_at_losses_since(first);
+    watch_losses_since(first);
     return true;
   }
 
@@ -133,7 +141,7 @@ class CapturedSteps {
         record_step(one);
         steps.losses.push_back(StepLosses::of(c));
         steps.results = StepResults::of(c);
-      } while (steps.losses.size() < series && graph.all_say(comes_next(kind, stopped)));
+      } while (steps.losses.size() < steps_in_series && graph.all_say(comes_next(kind, stopped)));
       graph.end();
     } catch (...) {
       graph.abandon();
@@ -151,13 +159,14 @@ class CapturedSteps {
         next_step(shown, stopped);
       }
     }
-    ++graphs_;
-    auto const full = steps.losses.size() == series;
-    auto& place = !full ? short_series_.emplace_back() : fleet ? kind.together : kind.alone;
-    place = std::move(steps);
+    if (steps.losses.size() == steps_in_series) {
+      kinds_.keep(fleet != nullptr ? kind.together : kind.alone, std::move(steps));
+    } else {
+      kinds_.keep_for_now(std::move(steps));
+    }
     if (fleet != nullptr) c.fast.capture = "captured together";
     if (stopped) std::rethrow_exception(stopped);
-    look_at_losses_since(first);
+    watch_losses_since(first);
     return true;
   }
 
@@ -165,7 +174,7 @@ class CapturedSteps {
   template <class F>
   void run(F&& one) {
     if (!on_) return one();
-    if (next_ == nullptr || next_->seen < 2 || !may_record()) {
+    if (next_ == nullptr || next_->seen < 2 || !kinds_.has_room(c.total_steps)) {
       StepTable::Scope const scope(table_, StepTable::Mode::watch);
       one();
       if (next_ == nullptr) return;
@@ -178,9 +187,8 @@ class CapturedSteps {
 
   /// Graphs are void: parameters have moved, or the module turned out to draw random numbers.
   void forget() {
-    kinds_.clear(), short_series_.clear();
+    kinds_.clear();
     next_ = ripe_ = nullptr;
-    graphs_ = 0;
   }
   void give_up(std::string const& why) {
     if (c.arena.device().is_cpu()) return;
@@ -190,10 +198,11 @@ class CapturedSteps {
     c.fast.capture = "not captured (" + why + ")";
   }
 
+  /// After the last step.
+  void finish() { losses_.look(); }
+
  private:
   static constexpr std::int64_t most_ahead = 256;  // steps in a table
-  static constexpr std::int64_t most_graphs = 16;  // each has memory of its own
-  static constexpr std::int64_t series = 8;        // steps in a graph
 
   /// Goes back to the first of the steps that the host has planned, and notes in the context how
   /// far it has run ahead, for as long as this lives.
@@ -206,19 +215,6 @@ class CapturedSteps {
     Context& c;
   };
 
-  /// Steps that ask the device for the same work.
-  struct Kind {
-    std::vector<std::int64_t> signature{};
-    std::vector<void const*> places{};
-    std::int64_t width = 0;      ///< numbers in a table's row
-    std::int64_t seen = 0;       ///< how often run as written
-    std::int64_t used = 0;       ///< when it was planned last
-    RecordedSteps one{};         ///< one step
-    RecordedSteps alone{};       ///< a series
-    RecordedSteps together{};    ///< a series of all learners of a fleet
-    bool series_failed = false;  ///< the device refused to record one
-  };
-
   static std::string obstacle(Context const& c, Strategies const& strategies,
                               Opt const& optimizer) {
     auto const& source = *c.train.source;
@@ -228,7 +224,6 @@ class CapturedSteps {
     if (!source.reads_on_device || source.device != device) {
       return "'" + source.name + "' does not lie on the device";
     }
-    if (c.training.passes > 1) return "passes > 1";
     auto const own_masks = c.training.active == Active::batch ||
                            (c.training.active == Active::current && c.train.tasks.defined());
     if (own_masks) return "each batch has its own active classes";
@@ -244,38 +239,11 @@ class CapturedSteps {
     return {};
   }
 
-  /// What learners of a fleet do next: each says what it could, and is told what all will.
-  struct Next {
-    std::vector<std::int64_t> series{};        ///< the kind of which it could record a series
-    std::vector<DeviceGraph const*> graphs{};  ///< what it could replay with the others
-    bool record = false;                       ///< all record such a series
-    std::size_t replay = 0;                    ///< so many of these graphs all replay
-  };
-
-  /// To be called once by every learner of a fleet before its next steps.
-  Next agree(Kind const* ripe, std::vector<Kind*> const& planned) {
-    Next next;
-    if (fleet_ == nullptr) return next;
-    if (ripe != nullptr) next.series = ripe->signature;
-    for (std::size_t i = 0; alike_from(planned, i) >= series && planned[i]->together.graph;) {
-      next.graphs.push_back(planned[i]->together.graph->identity());
-      i += static_cast<std::size_t>(series);
-    }
-    fleet_->agree(next, [](auto const& all) {
-      auto const& first = *all.front();
-      bool record = !first.series.empty();
-      auto replay = first.graphs.size();
-      for (auto const* each : all) {
-        record = record && each->series == first.series;
-        std::size_t same = 0;
-        while (same < std::min(replay, each->graphs.size()) &&
-               each->graphs[same] == first.graphs[same]) {
-          ++same;
-        }
-        replay = same;
-      }
-      for (auto* each : all) each->record = record, each->replay = replay;
-    });
+  /// What the learner and the others of its fleet do next; nothing, where it has none.
+  NextSteps agree(StepKind const* ripe, PlannedSteps const& planned) {
+    auto next = NextSteps::possible(ripe, planned);
+    if (fleet_ == nullptr) return {};
+    next.agree(*fleet_);
     return next;
   }
 
@@ -289,14 +257,8 @@ class CapturedSteps {
   /// Whether the next steps are to be recorded as one graph. (Not the last one, after which more is
   /// looked at.)
   bool is_time_for_a_series() const {
-    return ripe_ != nullptr && may_record() && limit_ >= series && c.step + series < c.steps;
-  }
-
-  /// How many planned steps from number i on are of one kind.
-  static std::int64_t alike_from(std::vector<Kind*> const& kinds, std::size_t i) {
-    auto end = i;
-    while (end < kinds.size() && kinds[end] == kinds[i]) ++end;
-    return static_cast<std::int64_t>(end - i);
+    return ripe_ != nullptr && kinds_.has_room(c.total_steps) && limit_ >= steps_in_series &&
+           c.step + steps_in_series < c.steps;
   }
 
   /// The present step is done, or will be without the host.
@@ -312,26 +274,25 @@ class CapturedSteps {
     }
   }
 
-  void look_at_losses_since(std::int64_t first) const {
-    if ((first + 99) / 100 * 100 < c.step) {
-      look_at_losses(c, c.task_loss, c.penalties, c.step - 1);
-    }
+  /// As often as where steps run as written.
+  void watch_losses_since(std::int64_t first) {
+    if ((first + 99) / 100 * 100 < c.step) losses_.note(c.step - 1);
   }
 
   /// The kind of the present step, and its batches; nullptr where it has labels that are new. To be
   /// called while planning.
-  Kind* look_ahead(std::vector<Batch>& batches) {
+  StepKind* look_ahead(std::vector<Batch>& batches) {
     plan_.locate(c);
     auto fresh = c.train.read(plan_.positions(c.step), c.arena.device());
     for (auto const label : host_column(fresh.labels)) {
       if (!std::binary_search(c.met.begin(), c.met.end(), label)) return nullptr;
     }
     batches = step_.plan(std::move(fresh));
-    return present_kind();
+    return &kinds_.of_row(table_);
   }
 
   /// Whether the present step is of a kind. What goes wrong in finding out is for later.
-  bool comes_next(Kind const& kind, std::exception_ptr& stopped) {
+  bool comes_next(StepKind const& kind, std::exception_ptr& stopped) {
     try {
       StepTable::Scope const scope(table_, StepTable::Mode::plan);
       std::vector<Batch> batches;
@@ -359,18 +320,6 @@ class CapturedSteps {
     return true;
   }
 
-  Kind* present_kind() {
-    for (auto const& kind : kinds_) {
-      auto const same = kind->signature == table_.signature() && kind->places == table_.places();
-      if (same) return kind.get();
-    }
-    // While a memory fills up, every step is of a new kind.
-    std::erase_if(kinds_,
-                  [this](auto const& kind) { return kinds_.size() > 100 && !kind->one.graph; });
-    kinds_.emplace_back(new Kind{.signature = table_.signature(), .places = table_.places()});
-    return kinds_.back().get();
-  }
-
   /// Runs the present step through `one()` while the device notes what it is asked for.
   template <class F>
   void record_step(F&& one) {
@@ -381,44 +330,18 @@ class CapturedSteps {
     table_.keep_row();
   }
 
-  /// The kind with graphs that was not planned for longest.
-  Kind* oldest() const {
-    Kind* found = nullptr;
-    for (auto const& kind : kinds_) {
-      if (kind->one.graph && (!found || kind->used < found->used)) found = kind.get();
-    }
-    return found;
-  }
-
-  /// Whether there is room for a graph, or a kind that seems to be past: learning rates of a
-  /// schedule do not come back.
-  bool may_record() const {
-    if (graphs_ < most_graphs) return true;
-    auto const* past = oldest();
-    return past != nullptr && past->used + 100 < c.total_steps;
-  }
-
-  /// Where there are many graphs, the oldest kind loses its own.
+  /// Where there are many graphs, those of the oldest kind are dropped.
   void make_room_for_a_graph() {
-    if (graphs_ < most_graphs) return;
+    if (!kinds_.full()) return;
     c.task_loss.item<double>();  // the device may still be at them
-    short_series_.clear();
-    auto& past = *oldest();
-    past.one = {}, past.alone = {}, past.together = {};
-    graphs_ = 0;
-    for (auto const& kind : kinds_) {
-      for (auto const* each : {&kind->one, &kind->alone, &kind->together}) {
-        graphs_ += each->graph != nullptr;
-      }
-    }
+    kinds_.drop_oldest();
   }
 
   template <class F>
-  void record(Kind& kind, F&& one) {
+  void record(StepKind& kind, F&& one) {
     if (!table_.reserve(most_ahead, std::max<std::int64_t>(kind.width, 64))) {
-      for (auto const& each : kinds_) each->one = {}, each->alone = {}, each->together = {};
+      kinds_.drop_graphs();
       ripe_ = nullptr;
-      graphs_ = 0;
     }
     make_room_for_a_graph();
     auto graph = std::make_unique<SharedGraph>(c.arena.device(), nullptr);
@@ -436,8 +359,7 @@ class CapturedSteps {
     }
     table_.send();
     graph->replay();
-    kind.one = {std::move(graph), {StepLosses::of(c)}, StepResults::of(c)};
-    ++graphs_;
+    kinds_.keep(kind.one, {std::move(graph), {StepLosses::of(c)}, StepResults::of(c)});
     c.fast.capture = "captured";
   }
 
@@ -447,13 +369,11 @@ class CapturedSteps {
   std::int64_t limit_;
   StepTable table_;
   std::optional<OwnStream> stream_;
-  std::vector<std::unique_ptr<Kind>> kinds_;
-  std::vector<RecordedSteps>
-      short_series_;                 // of no further use, but the device may still be at them
-  Kind* next_ = nullptr;             // of the step that was planned last, and not replayed
-  Kind* ripe_ = nullptr;             // a series of which is to be recorded
-  std::int64_t ahead_ = 2 * series;  // steps in the next table: few, until a series is recorded
-  std::int64_t graphs_ = 0;
+  LossWatch losses_;
+  StepKinds kinds_;
+  StepKind* next_ = nullptr;                  // of the step that was planned last, not replayed
+  StepKind* ripe_ = nullptr;                  // a series of which is to be recorded
+  std::int64_t ahead_ = 2 * steps_in_series;  // in the next table: few, until a series is recorded
   bool on_ = false;
   Fleet::Member* fleet_ = nullptr;
   bool fleet_records_ = false;  // the next series together

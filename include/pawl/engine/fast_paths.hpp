@@ -5,7 +5,7 @@
 
 #include "../core/model.hpp"
 #include "arena.hpp"
-#include "chain.hpp"
+#include "compiled_chain.hpp"
 #include "image_layout.hpp"
 
 namespace pawl {

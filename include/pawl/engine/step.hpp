@@ -67,8 +67,9 @@ class Step {
     start(std::move(fresh));
     auto shards = extend([&](Batch batch) { return strategies.plan_batch(c, std::move(batch)); });
     depends_on(static_cast<std::int64_t>(c.met.size()));
-    depends_on(c.learning_rate);
+    if (c.rate_is_baked() || !uploads_rate(optimizer)) depends_on(c.peek_learning_rate());
     depends_on(c.task_factor);
+    depends_on(c.pass);
     for (auto const& batch : shards) {
       for (auto const& part : batch.parts) {
         depends_on(part.size);
@@ -89,7 +90,7 @@ class Step {
  private:
   void start(Rows fresh) {
     update_.start();
-    c.learning_rate = optimizer.learning_rate() * c.training.rate(c.epoch);
+    c.set_learning_rate(optimizer.learning_rate() * c.training.rate(c.epoch));
     c.fresh = std::move(fresh);
   }
 

@@ -80,12 +80,8 @@ class StepTable {
   /// Copies the kept rows to the device, in one go, and goes back to the first.
   void send() {
     auto const host = at::from_blob(rows_.data(), {kept_, table_.size(1)}, torch::kInt64);
-    auto to = table_.narrow(0, 0, kept_);
-    if (table_.is_cuda()) {
-      to.copy_(host.pin_memory(), true);  // nobody waits: LibTorch keeps it until it is there
-    } else {
-      to.copy_(host);
-    }
+    // Nobody waits: LibTorch keeps pinned memory until it is there.
+    table_.narrow(0, 0, kept_).copy_(host.pin_memory(), /*non_blocking=*/true);
     at_.zero_();
     kept_ = 0, rows_.clear();
   }

@@ -5,7 +5,7 @@
 
 #include "../core/context.hpp"
 #include "../core/hooks.hpp"
-#include "../core/optimizer.hpp"
+#include "../optimizers/optimizer.hpp"
 #include "phase.hpp"
 
 namespace pawl {
@@ -65,10 +65,9 @@ class Update {
   /// weights without being stored. Never in the last step: its gradient is there after training.
   bool gradient_is_only_added() const {
     if constexpr (requires { optimizer.only_adds_gradient(); }) {
-      auto const added_to = strategies.reads_gradient;
       return optimizer.only_adds_gradient() && strategies.only_adds && c.step + 1 < c.steps &&
-             !(added_to && !c.arena.device().is_cpu()) && c.training.shards == 1 &&
-             c.training.clip_norm == 0 && c.training.idle_heads != IdleHeads::zero_gradient;
+             c.arena.device().is_cpu() && c.training.shards == 1 && c.training.clip_norm == 0 &&
+             c.training.idle_heads != IdleHeads::zero_gradient;
     }
     return false;
   }
@@ -95,7 +94,7 @@ class Update {
         Context::LookAt look(c, block, true);
         strategies.edit_gradient(c);
         if (!look.asked()) return;
-        c.weights().add_(c.gradient(), -c.learning_rate);
+        c.weights().add_(c.gradient(), -c.learning_rate());
         if (!shown_) return;
         if (!additions.defined()) additions = torch::zeros_like(c.arena.weights());
         block.of(additions).copy_(c.gradient());
@@ -136,7 +135,7 @@ class Update {
   void at_rate(F&& f) {
     auto const rate = optimizer.learning_rate();
     auto const other = c.training.rate(c.epoch) != 1;
-    if (other) set_learning_rate(optimizer, c.learning_rate);
+    if (other) set_learning_rate(optimizer, c.peek_learning_rate());
     f();
     if (other) set_learning_rate(optimizer, rate);
   }

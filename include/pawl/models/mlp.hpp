@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/init.hpp"
+#include "../engine/chain.hpp"
 #include "output_layer.hpp"
 
 namespace pawl {

@@ -19,6 +19,7 @@ struct DarkKnowledge {
 
   /// Draws for the step. `n` = 0: as many as fresh rows.
   void draw(Context& c, AnyMemory& memory, std::int64_t n) {
+    if (room.defined()) depends_on_place(room.const_data_ptr());
     drawn = draw_rows(c, memory, n, "draw.der");
     require(drawn.size() == 0 || drawn.logits.defined(),
             "der: the memory gave rows without logits; a memory of your own must keep the column "
@@ -51,7 +52,7 @@ struct DarkKnowledge {
   void after_step(Context& c, AnyMemory& memory) {
     if (c.pass == 0) {
       first_pass = c.fresh_logits();
-      if (!last_pass(c)) first_pass = first_pass.clone();
+      if (!last_pass(c)) keep_first_pass();
     }
     if (!last_pass(c)) return;
     auto rows = c.fresh;
@@ -61,6 +62,20 @@ struct DarkKnowledge {
   }
 
   void state(Archive& a) { a("first_pass", first_pass); }
+
+ private:
+  /// In the same memory in every step, so that recorded passes find what other ones left.
+  void keep_first_pass() {
+    auto const n = first_pass.size(0), width = first_pass.size(1);
+    if (!room.defined() || room.size(0) < n || room.size(1) != width) {
+      room = torch::empty_like(first_pass);
+    }
+    auto kept = room.narrow(0, 0, n);
+    if (!planning()) kept.copy_(first_pass);
+    first_pass = kept;
+  }
+
+  Tensor room{};
 };
 
 /// Dark experience replay: replays the network's own past answers (Buzzega et al., NeurIPS 2020).

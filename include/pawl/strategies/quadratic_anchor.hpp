@@ -117,9 +117,10 @@ struct QuadraticAnchor {
 
  private:
   Tensor clipped(Context const& c, double strength) const {
-    auto const cap = 1 / (c.learning_rate * strength);
     auto const here = c.here(importance);
-    return clip_step && largest > cap ? here.clamp_max(cap) : here;
+    if (!clip_step) return here;
+    auto const cap = 1 / (c.learning_rate() * strength);
+    return largest > cap ? here.clamp_max(cap) : here;
   }
 
   void measure() { largest = importance.max().item<double>(); }
@@ -156,10 +157,10 @@ struct QuadraticAnchor {
 
   /// Under SGD the pull alone overshoots where lr s Omega > 1, and diverges where it is 2 or more.
   void warn(Context const& c, double strength) {
-    if (clip_step || overshoots || c.learning_rate * strength * largest < 1) return;
+    auto const pull = c.peek_learning_rate() * strength * largest;
+    if (clip_step || overshoots || pull < 1) return;
     overshoots = true;
-    TORCH_WARN("pawl: lr * strength * the largest importance is ",
-               c.learning_rate * strength * largest, " in experience ", c.index,
+    TORCH_WARN("pawl: lr * strength * the largest importance is ", pull, " in experience ", c.index,
                "; under SGD the penalty alone diverges at 2: lower the strength or set clip_step");
   }
 };

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "optimizer.hpp"
+#include "sgd.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -31,6 +32,7 @@ class AnyOptimizer {
   bool planned() const { return self_->planned(); }  ///< whether `count` and `apply` may be called
   void count(Arena& arena) { self_->count(arena); }
   void apply(Arena& arena) { self_->apply(arena); }
+  bool uploads_rate() const { return self_->uploads_rate(); }
   bool works_in_blocks() const { return self_->works_in_blocks(); }  ///< so that this may be called
   void apply(Arena& arena, Block const& block) { self_->apply(arena, block); }
   void reset() { self_->reset(); }
@@ -50,6 +52,7 @@ class AnyOptimizer {
     virtual bool planned() const = 0;
     virtual void count(Arena&) = 0;
     virtual void apply(Arena&) = 0;
+    virtual bool uploads_rate() const = 0;
     virtual bool works_in_blocks() const = 0;
     virtual void apply(Arena&, Block const&) = 0;
     virtual void reset() = 0;
@@ -75,6 +78,7 @@ class AnyOptimizer {
     void apply(Arena& arena) override {
       if constexpr (PlannedOptimizer<O>) optimizer.apply(arena);
     }
+    bool uploads_rate() const override { return pawl::uploads_rate(optimizer); }
     bool works_in_blocks() const override { return BlockOptimizer<O>; }
     void apply(Arena& arena, Block const& block) override {
       if constexpr (BlockOptimizer<O>) optimizer.apply(arena, block);

@@ -7,7 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "adam.hpp"
 #include "any_optimizer.hpp"
+#include "sgd.hpp"
 #include "torch_optimizer.hpp"
 
 #include <torch/optim/adagrad.h>

@@ -1,0 +1,163 @@
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../core/options.hpp"
+#include "../engine/arena.hpp"
+#include "../engine/pieces.hpp"
+#include "../engine/step_table.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// Adam (Kingma and Ba, ICLR 2015), as `torch::optim::Adam` computes it:
+///   m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2
+///   w <- w - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+/// `decoupled` decay (AdamW; Loshchilov and Hutter, ICLR 2019) shrinks w by lr weight_decay instead
+/// of adding weight_decay w to g. The step count t is kept per parameter.
+///
+/// The weights are those of `torch::optim` to the last bit. With `fused` LibTorch's kernel for the
+/// whole update is used on the host, which rounds differently (5e-7 after 150 steps).
+template <bool decoupled>
+struct AdamFamily {
+  double lr = 0.001;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = decoupled ? 0.01 : 0.0;
+  bool fused = false;
+
+  static constexpr bool uploads_rate = true;
+  static constexpr char const* name = decoupled ? "adamw" : "adam";
+  static constexpr char const* about =
+      decoupled ? "Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)"
+                : "Adam (Kingma and Ba, ICLR 2015)";
+
+  void describe(Options& o) {
+    Range const fraction{.low = 0, .high = 1, .open_high = true};
+    o("lr", lr, at_least(0), "learning rate");
+    o("beta1", beta1, fraction, "decay of the first moment");
+    o("beta2", beta2, fraction, "decay of the second moment");
+    o("eps", eps, at_least(0), "added to the root of the second moment");
+    o("weight_decay", weight_decay, at_least(0),
+      decoupled ? "decay, times the learning rate" : "L2 decay added to the gradient");
+    o("fused", fused,
+      "on the host, update in one pass over memory: several times as fast, but equal to rounding "
+      "instead of to the last bit of torch::optim");
+  }
+
+  void step(Arena& arena) {
+    count(arena);
+    apply(arena);
+  }
+
+  void count(Arena const& arena) {
+    runs = count_step(arena, steps);
+    factors.clear();
+    if (in_one_pass(arena)) return;
+    for (auto const& run : runs) {
+      auto const t = static_cast<double>(run.steps + 1);
+      factors.push_back(lr / (1 - std::pow(beta1, t)));
+      factors.push_back(std::sqrt(1 - std::pow(beta2, t)));
+      if (decoupled) factors.push_back(1 - lr * weight_decay);
+    }
+    there = arena.device().is_cpu()
+                ? Tensor()
+                : upload(torch::tensor(factors, torch::kFloat64), arena.device());
+  }
+
+  void apply(Arena& arena) {
+    torch::NoGradGuard no_grad;
+    make_moments(arena);
+    if (in_one_pass(arena)) {
+      return one_pass([&](auto&& f) { each_piece(arena, runs, steps, f); });
+    }
+    arena.gradient();
+    each_block(arena.weights(), [&](Block const& block) { by_operations(arena, block); });
+  }
+
+  void apply(Arena& arena, Block const& block) {
+    torch::NoGradGuard no_grad;
+    make_moments(arena);
+    if (!in_one_pass(arena)) return by_operations(arena, block);
+    one_pass([&](auto&& f) { each_piece(arena, runs, block, f); });
+  }
+
+  double learning_rate() const { return lr; }
+  void set_learning_rate(double rate) { lr = rate; }
+  void reset() { first.reset(), second.reset(), steps.clear(); }
+  void state(Archive& a) {
+    a.flat("first", first);
+    a.flat("second", second);
+    a("steps", steps);
+  }
+
+  // State: written by `step`.
+  Tensor first{}, second{};           ///< [P] moments
+  std::vector<std::int64_t> steps{};  ///< taken by each parameter
+  Runs runs{};                        ///< of the present step
+  std::vector<double> factors{};      ///< of each run: lr / (1 - b1^t), sqrt(1 - b2^t), and what
+                                      ///< decoupled decay leaves of the weights
+  Tensor there{};  ///< the same on the device, where steps are planned; undefined on the host
+  Tensor spare{};  ///< a buffer
+
+ private:
+  static constexpr std::size_t per_run = decoupled ? 3 : 2;  // factors
+
+  void make_moments(Arena const& arena) {
+    if (first.defined()) return;
+    first = torch::zeros_like(arena.weights()), second = torch::zeros_like(arena.weights());
+  }
+
+  void by_operations(Arena& arena, Block const& block) {
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      auto const piece = runs[i].within(block);
+      if (piece.empty()) continue;
+      auto w = piece.of(arena.weights()), g = piece.of(arena.gradient());
+      auto const here = per_run * i;
+      auto const factor = [&](std::size_t k) {  // on the device
+        return there.select(0, static_cast<std::int64_t>(here + k));
+      };
+      if (decoupled && weight_decay != 0) {
+        there.defined() ? w.mul_(factor(2)) : w.mul_(factors[here + 2]);
+      }
+      auto scratch = buffer_like(w, spare);
+      if (!decoupled && weight_decay != 0) g = at::add_out(scratch, g, w, weight_decay);
+      auto m = piece.of(first).mul_(beta1).add_(g, 1 - beta1);
+      auto v = piece.of(second).mul_(beta2).addcmul_(g, g, 1 - beta2);
+      auto& root = at::sqrt_out(scratch, v);
+      if (there.defined()) {
+        root.div_(factor(1)).add_(eps);
+        w.sub_(at::div_out(root, m, root).mul_(factor(0)));
+      } else {
+        root.div_(factors[here + 1]).add_(eps);
+        w.addcdiv_(m, root, -factors[here]);
+      }
+    }
+  }
+
+  bool in_one_pass(Arena const& arena) const { return fused && has_kernel(arena.weights()); }
+
+  template <class Pieces>
+  void one_pass(Pieces&& pieces) {
+    std::vector<Tensor> w, g, m, v, t;
+    pieces([&](auto const& p, auto const& grad, auto const& of, auto taken) {
+      w.push_back(p), g.push_back(grad.contiguous());
+      m.push_back(of(first)), v.push_back(of(second));
+      t.push_back(torch::full({}, static_cast<double>(taken + 1), torch::kFloat32));
+    });
+    if constexpr (decoupled) {
+      at::_fused_adamw_(w, g, m, v, {}, t, lr, beta1, beta2, weight_decay, eps, false, false);
+    } else {
+      at::_fused_adam_(w, g, m, v, {}, t, lr, beta1, beta2, weight_decay, eps, false, false);
+    }
+  }
+};
+using Adam = AdamFamily<false>;
+using AdamW = AdamFamily<true>;
+
+}  // namespace v0
+}  // namespace pawl

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <concepts>
+
+#include "../engine/arena.hpp"
+#include "../engine/pieces.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// Applies the gradient of a step to the active parameters of an arena.
+///
+/// Optional: `void set_learning_rate(double)`, for schedules; `void prepare(Arena&)`, called before
+/// a step asks for the learning rate; `bool only_adds_gradient() const`, whether a step asks for no
+/// more than `arena.add_gradient_to`.
+template <class O>
+concept Optimizer = requires(O o, O const& c, Arena& arena, Archive& archive) {
+  o.step(arena);
+  o.reset();
+  o.state(archive);
+  { c.learning_rate() } -> std::convertible_to<double>;
+};
+
+/// An optimizer whose step can be planned: `step` is `count`, what the host does (it may `upload`),
+/// and then `apply`, work for the device that is the same in every step. One that uploads its
+/// learning rate, so that the same work serves another rate, says `static constexpr bool
+/// uploads_rate = true`.
+template <class O>
+concept PlannedOptimizer = Optimizer<O> && requires(O o, Arena& arena) {
+  o.count(arena);
+  o.apply(arena);
+};
+
+/// An optimizer that can also update one block of the weights after another, once the gradient is
+/// packed and the step counted: `apply` for all blocks is `apply`.
+template <class O>
+concept BlockOptimizer = PlannedOptimizer<O> && requires(O o, Arena& arena, Block const& block) {
+  o.apply(arena, block);
+};
+
+/// Lets an optimizer get ready for a step, where it has something to do before.
+template <class O>
+void prepare(O& optimizer, Arena& arena) {
+  if constexpr (requires { optimizer.prepare(arena); }) optimizer.prepare(arena);
+}
+
+/// Whether the steps of an optimizer can be planned.
+template <class O>
+bool is_planned(O const& optimizer) {
+  if constexpr (requires { optimizer.planned(); }) return optimizer.planned();
+  return PlannedOptimizer<O>;
+}
+
+/// Whether a planned step is the same for every learning rate.
+template <class O>
+bool uploads_rate(O const& optimizer) {
+  if constexpr (requires { optimizer.uploads_rate(); }) return optimizer.uploads_rate();
+  if constexpr (requires { O::uploads_rate; }) return O::uploads_rate;
+  return false;
+}
+
+/// Whether an optimizer can update one block of the weights after another.
+template <class O>
+bool works_in_blocks(O const& optimizer) {
+  if constexpr (requires { optimizer.works_in_blocks(); }) return optimizer.works_in_blocks();
+  return BlockOptimizer<O>;
+}
+
+/// Sets the learning rate of an optimizer; throws where it cannot be set.
+template <class O>
+void set_learning_rate(O& optimizer, double rate) {
+  if constexpr (requires { optimizer.set_learning_rate(rate); }) {
+    optimizer.set_learning_rate(rate);
+  } else {
+    fail(
+        "a learning rate that changes with the epochs needs an optimizer whose rate can be set; "
+        "give yours a member  void set_learning_rate(double)");
+  }
+}
+
+}  // namespace v0
+}  // namespace pawl
