@@ -251,6 +251,7 @@ class Learner {
     c.experience = &experience;
     c.training = training;
     c.train = experience.train;
+    c.arena.plain(training.engine == Engine::reference);
   }
 
   void start(Experience const& experience) {

@@ -98,6 +98,11 @@ class Arena {
   torch::Dtype dtype() const { return weights_.scalar_type(); }
   torch::Device device() const { return weights_.device(); }
 
+  /// Whether optimizers are to give the bits of LibTorch's operations one by one, where one pass
+  /// would round otherwise. A learner wants that with engine = reference alone.
+  bool plain() const { return plain_; }
+  void plain(bool wanted) { plain_ = wanted; }
+
   /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
   Tensor parameter_view(Tensor const& flat, std::size_t i) const {
     return flat.narrow(0, layout_[i].offset, layout_[i].size).view(layout_[i].shape);
@@ -324,6 +329,7 @@ class Arena {
   Waiting waiting_;
   std::vector<bool> active_;
   bool packed_ = false;
+  bool plain_ = true;
 };
 
 }  // namespace v0

@@ -9,6 +9,7 @@
 #include "../engine/arena.hpp"
 #include "../engine/pieces.hpp"
 #include "../engine/step_table.hpp"
+#include "adam_kernel.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -19,8 +20,9 @@ inline namespace v0 {
 /// `decoupled` decay (AdamW; Loshchilov and Hutter, ICLR 2019) shrinks w by lr weight_decay instead
 /// of adding weight_decay w to g. The step count t is kept per parameter.
 ///
-/// The weights are those of `torch::optim` to the last bit. With `fused` LibTorch's kernel for the
-/// whole update is used on the host, which rounds differently (5e-7 after 150 steps).
+/// The weights are those of `torch::optim` to the last bit, but in float32 on processors with AVX2,
+/// where a learner updates in one pass over memory: there the root is the nearest float32, and that
+/// of LibTorch may be its neighbour (1e-7 after 150 steps; not with engine = reference).
 template <bool decoupled>
 struct AdamFamily {
   double lr = 0.001;
@@ -45,8 +47,8 @@ struct AdamFamily {
     o("weight_decay", weight_decay, at_least(0),
       decoupled ? "decay, times the learning rate" : "L2 decay added to the gradient");
     o("fused", fused,
-      "on the host, update in one pass over memory: several times as fast, but equal to rounding "
-      "instead of to the last bit of torch::optim");
+      "on the host, update in one pass over memory also where only LibTorch has a kernel for it, "
+      "which is equal to rounding instead of to the last bit of torch::optim");
   }
 
   void step(Arena& arena) {
@@ -72,9 +74,7 @@ struct AdamFamily {
   void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
     make_moments(arena);
-    if (in_one_pass(arena)) {
-      return one_pass([&](auto&& f) { each_piece(arena, runs, steps, f); });
-    }
+    if (in_one_pass(arena)) return one_pass(arena, Block{0, arena.weights().numel()});
     arena.gradient();
     each_block(arena.weights(), [&](Block const& block) { by_operations(arena, block); });
   }
@@ -82,8 +82,7 @@ struct AdamFamily {
   void apply(Arena& arena, Block const& block) {
     torch::NoGradGuard no_grad;
     make_moments(arena);
-    if (!in_one_pass(arena)) return by_operations(arena, block);
-    one_pass([&](auto&& f) { each_piece(arena, runs, block, f); });
+    in_one_pass(arena) ? one_pass(arena, block) : by_operations(arena, block);
   }
 
   double learning_rate() const { return lr; }
@@ -139,21 +138,62 @@ struct AdamFamily {
     }
   }
 
-  bool in_one_pass(Arena const& arena) const { return fused && has_kernel(arena.weights()); }
+  bool in_one_pass(Arena const& arena) const {
+    auto const& w = arena.weights();
+    return (fused && has_kernel(w)) || (!arena.plain() && adam_kernel::suits(w));
+  }
 
-  template <class Pieces>
-  void one_pass(Pieces&& pieces) {
+  void one_pass(Arena& arena, Block const& block) {
+    if (adam_kernel::suits(arena.weights())) return by_own_kernel(arena, block);
     std::vector<Tensor> w, g, m, v, t;
-    pieces([&](auto const& p, auto const& grad, auto const& of, auto taken) {
+    auto const take = [&](auto const& p, auto const& grad, auto const& of, auto taken) {
       w.push_back(p), g.push_back(grad.contiguous());
       m.push_back(of(first)), v.push_back(of(second));
       t.push_back(torch::full({}, static_cast<double>(taken + 1), torch::kFloat32));
-    });
+    };
+    arena.packed() ? each_piece(arena, runs, block, take) : each_piece(arena, runs, steps, take);
     if constexpr (decoupled) {
       at::_fused_adamw_(w, g, m, v, {}, t, lr, beta1, beta2, weight_decay, eps, false, false);
     } else {
       at::_fused_adam_(w, g, m, v, {}, t, lr, beta1, beta2, weight_decay, eps, false, false);
     }
+  }
+
+  /// Without a view for every parameter.
+  void by_own_kernel(Arena& arena, Block const& block) {
+    auto* const w = arena.weights().mutable_data_ptr<float>();
+    auto *const m = first.mutable_data_ptr<float>(), *const v = second.mutable_data_ptr<float>();
+    auto const update = [&](std::int64_t at, std::int64_t n, Tensor const& g, std::int64_t taken) {
+      adam_kernel::update({w + at, g.const_data_ptr<float>(), m + at, v + at}, n, scalars(taken));
+    };
+    if (arena.packed()) {
+      for (auto const& run : runs) {
+        auto const piece = run.within(block);
+        if (piece.empty()) continue;
+        update(piece.begin, piece.end - piece.begin, piece.of(arena.gradient()), run.steps);
+      }
+    } else {
+      for (std::size_t i = 0; i < steps.size(); ++i) {
+        if (!arena.active()[i]) continue;
+        auto const& place = arena.layout()[i];
+        auto const g = arena.parameters()[i].grad().contiguous();
+        update(place.offset, place.size, g, steps[i] - 1);
+      }
+    }
+    for (auto const& p : arena.parameters()) p.unsafeGetTensorImpl()->bump_version();
+  }
+
+  adam_kernel::Scalars scalars(std::int64_t taken) const {
+    auto const t = static_cast<double>(taken + 1);
+    adam_kernel::Scalars s;
+    s.beta1 = static_cast<float>(beta1), s.new1 = static_cast<float>(1 - beta1);
+    s.beta2 = static_cast<float>(beta2), s.new2 = static_cast<float>(1 - beta2);
+    s.rate = static_cast<float>(lr / (1 - std::pow(beta1, t)));
+    s.correction = static_cast<float>(std::sqrt(1 - std::pow(beta2, t)));
+    s.eps = static_cast<float>(eps);
+    s.decay = decoupled ? 0.0f : static_cast<float>(weight_decay);
+    s.keep = decoupled ? static_cast<float>(1 - lr * weight_decay) : 1.0f;
+    return s;
   }
 };
 using Adam = AdamFamily<false>;
