@@ -71,7 +71,7 @@ template <class Kind, pawl::Model (*network)(), Gradients where>
 void optimizer(benchmark::State& state) {
   auto const ours = network(), theirs = network();
   pawl::Arena arena(*ours.module);
-  arena.plain(Kind::plain);
+  arena.by_operations(Kind::plain);
   std::vector<Tensor> gradients;
   for (auto p : theirs.parameters()) {
     gradients.push_back(p.detach() * 0.01);

@@ -304,6 +304,14 @@ TEST_CASE("the checkpoint of another learner is refused, and this one is left as
     CHECK(into.context().arena.layout().back().size == 0);
   }
   {
+    auto net = linear();
+    net->parameters()[0].set_requires_grad(false);
+    Learner frozen{net, Adam{}};
+    Learner whole{linear(), Adam{}};
+    CHECK(contains(refusal(frozen, whole), "freeze the same parameters as there"));
+    CHECK(refusal(whole, whole).empty());
+  }
+  {
     Learner small{growing(), Sgd{.momentum = 0.9}, Trace{}};
     Learner into{growing(8, 5), Sgd{.momentum = 0.9}, Trace{}};
     CHECK(contains(refusal(small, into), "'model.2.weight' [3, 8] Float does not fit this model"));

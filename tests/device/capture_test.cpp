@@ -51,6 +51,13 @@ Learner<nn::Sequential, Sgd, StrategySet<Rehearses>> small_learner(torch::Device
   return {net, Sgd{.lr = 0.05}, Rehearses{}};
 }
 
+/// The learning rates of all steps.
+struct Rates {
+  static constexpr bool only_losses = true;
+  std::vector<double> seen;
+  void step(Context const& c) { seen.push_back(c.learning_rate()); }
+};
+
 struct Stop {};
 struct Stops {
   static constexpr bool only_losses = true;
@@ -431,6 +438,18 @@ TEST_CASE(
       }
     }
   }
+}
+
+TEST_CASE("an observer of losses alone sees the rate of every step") {
+  auto const rates = [](Engine engine) {
+    auto learner = small_learner(fake::device(), "linear");
+    Training training{.epochs = 40, .batch_size = 4, .engine = engine};
+    training.lr_schedule = Schedule::cosine;
+    Rates observer;
+    learner.fit(images(Scenario::classes, fake::device())[0], training, observer);
+    return observer.seen;
+  };
+  CHECK(rates(Engine::compiled) == rates(Engine::eager));
 }
 
 TEST_CASE("a rate is a number for an optimizer that does not upload it") {

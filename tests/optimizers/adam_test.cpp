@@ -34,7 +34,7 @@ After steps(Opt optimizer, bool plain, Gradients where, std::int64_t n, int leav
             double scale = 0.01) {
   auto net = network();
   Arena arena(*net);
-  arena.plain(plain);
+  arena.by_operations(plain);
   auto generator = Seed{5}.generator("gradients");
   for (std::int64_t step = 0; step < n; ++step) {
     arena.clear_gradients();
@@ -109,7 +109,7 @@ TEST_CASE("one pass gives the same bits from the arena and apart, in blocks and 
     nn::Sequential net(nn::Linear(700, 301));
     for (auto& p : net->parameters()) fill_normal(p, 0, 0.5, Seed{3}.generator("net"));
     Arena arena(*net);
-    arena.plain(false);
+    arena.by_operations(false);
     auto adam = optimizer;
     for (int step = 0; step < 3; ++step) {
       arena.clear_gradients();
@@ -139,7 +139,7 @@ TEST_CASE("a learner updates in one pass, but with engine = reference") {
     Learner learner{net, Adam{.lr = 0.01}};
     learner.fit(make_experience(x, torch::zeros({40}, torch::kInt64)),
                 {.batch_size = 8, .engine = engine});
-    CHECK(learner.context().arena.plain() == plain);
+    CHECK(learner.context().arena.by_operations() == plain);
     return learner.context().weights().clone();
   };
   CHECK(distance(learned(Engine::compiled, false), learned(Engine::reference, true)) < 1e-5);

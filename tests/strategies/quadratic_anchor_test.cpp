@@ -28,7 +28,7 @@ struct Bare {
     layer->to(torch::kFloat64);
     context.model = Model(nn::Sequential(layer));
     context.arena.bind(*context.model.module);
-    context.set_learning_rate(0.01);
+    context.note_learning_rate(0.01);
     context.arena.clear_gradients();
     move(w);
   }
@@ -142,7 +142,7 @@ TEST_CASE("many pulls have the value and the gradient of their definition") {
 TEST_CASE("a step that overshoots the anchor is noticed, or clipped") {
   Bare bare({0, 0});
   auto& c = bare.context;
-  c.set_learning_rate(0.1);
+  c.note_learning_rate(0.1);
   QuadraticAnchor calm, wild, clipped{.clip_step = true};
   calm.move(c, bare.flat({.9, .1}), "test");
   for (auto* anchor : {&wild, &clipped}) anchor->move(c, bare.flat({3, .1}), "test");

@@ -76,7 +76,13 @@ class Archive {
   }
 
   void flat(std::string const& name, Tensor& tensor, Fill fill = Fill::zero) {
-    if (mode != Mode::grow) return (*this)(name, tensor);
+    if (mode != Mode::grow) {
+      auto const fits = flat_size < 0 || !tensor.defined() || tensor.numel() == flat_size;
+      require(fits || mode != Mode::count, {"'", key(name), "' of the checkpoint is of ",
+                                            tensor.numel(), " trained weights, and this model has ",
+                                            flat_size, "; freeze the same parameters as there"});
+      return (*this)(name, tensor);
+    }
     if (!tensor.defined()) return;
     tensor =
         remapped(tensor, from, to, fill == Fill::weights ? weights : torch::zeros_like(weights));
@@ -154,6 +160,7 @@ class Archive {
   Texts texts;                                      ///< numbers and texts, as texts
   torch::Device device = torch::kCPU;  ///< where loaded tensors go; CPU: where they are
   std::int64_t bytes = 0;              ///< counted
+  std::int64_t flat_size = -1;         ///< what is flat must have it when it is counted; -1: any
   Layout from, to;                     ///< of a growth
   Tensor weights;                      ///< [P'] the grown weights
 

@@ -49,7 +49,8 @@ class Context {
   }
   /// The same for who computes nothing from it.
   double peek_learning_rate() const { return learning_rate_; }
-  void set_learning_rate(double rate) { learning_rate_ = rate; }
+  /// For the engine: the optimizer's rate times the schedule's factor.
+  void note_learning_rate(double rate) { learning_rate_ = rate; }
   /// Whether the work of a step depends on the rate as a number.
   bool rate_is_baked() const { return rate_is_baked_; }
 

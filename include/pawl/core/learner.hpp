@@ -166,6 +166,10 @@ class Learner {
       archive.require_all_loaded("model.");
       make_room();
       check_model(archive, module, Heads::are_grown);
+      Archive sizes(Archive::Mode::count);
+      sizes.flat_size = context_.arena.weights().numel();
+      sizes.part("optimizer", optimizer_);
+      sizes.part("strategies", strategies_);
     } catch (...) {
       state(before);
       if (context_.arena.layout() != layout) follow(layout);  // heads keep the room they made
@@ -251,7 +255,7 @@ class Learner {
     c.experience = &experience;
     c.training = training;
     c.train = experience.train;
-    c.arena.plain(training.engine == Engine::reference);
+    c.arena.by_operations(training.engine == Engine::reference);
   }
 
   void start(Experience const& experience) {

@@ -100,7 +100,7 @@ struct Training {
       "1) of the learning rate; a cosine starts after them");
     o("engine", engine, {"compiled", "eager", "reference"},
       "compiled: chains of linear layers run without autograd's graph, and a GPU replays recorded "
-      "steps; eager: nothing is recorded; reference: autograd alone");
+      "steps; eager: nothing is recorded; reference: autograd and LibTorch's operations alone");
   }
 
   /// What multiplies the learning rate in an epoch of an experience:

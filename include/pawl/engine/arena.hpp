@@ -100,8 +100,8 @@ class Arena {
 
   /// Whether optimizers are to give the bits of LibTorch's operations one by one, where one pass
   /// would round otherwise. A learner wants that with engine = reference alone.
-  bool plain() const { return plain_; }
-  void plain(bool wanted) { plain_ = wanted; }
+  bool by_operations() const { return by_operations_; }
+  void by_operations(bool wanted) { by_operations_ = wanted; }
 
   /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
   Tensor parameter_view(Tensor const& flat, std::size_t i) const {
@@ -152,12 +152,16 @@ class Arena {
       auto& gradient = parameters_[i].mutable_grad();
       if (gradient.defined()) {
         places.push_back(place);
-        parts.push_back(std::exchange(gradient, place));
+        parts.push_back(gradient.is_sparse() ? gradient.to_dense() : gradient);
       } else {
         place.zero_();
       }
     }
     if (!places.empty()) at::_foreach_copy_(places, parts);  // one kernel on a device
+    auto const* place = places.begin();
+    for (auto& p : parameters_) {
+      if (p.grad().defined()) p.mutable_grad() = *place++;
+    }
     packed_ = true;
     return gradient_;
   }
@@ -329,7 +333,7 @@ class Arena {
   Waiting waiting_;
   std::vector<bool> active_;
   bool packed_ = false;
-  bool plain_ = true;
+  bool by_operations_ = true;
 };
 
 }  // namespace v0

@@ -221,6 +221,7 @@ class CapturedSteps {
     auto const device = c.arena.device();
     if (c.training.engine != Engine::compiled) return "engine = eager or reference";
     if (!DeviceGraph::available(device)) return text_of({"LibTorch records nothing on ", device});
+    if (!LossWatch::works()) return "LibTorch has no pinned memory here";
     if (!source.reads_on_device || source.device != device) {
       return "'" + source.name + "' does not lie on the device";
     }
@@ -265,6 +266,7 @@ class CapturedSteps {
   template <class F>
   void next_step(F&& shown, std::exception_ptr& stopped) {
     plan_.locate(c);
+    step_.note_rate();
     ++c.step, ++c.total_steps;
     if (stopped) return;
     try {
@@ -276,7 +278,9 @@ class CapturedSteps {
 
   /// As often as where steps run as written.
   void watch_losses_since(std::int64_t first) {
-    if ((first + 99) / 100 * 100 < c.step) losses_.note(c.step - 1);
+    if ((first + 99) / 100 * 100 >= c.step) return;
+    losses_.note(c.step - 1);
+    if (limit_ == 1) losses_.look();  // observers wait for every step anyway
   }
 
   /// The kind of the present step, and its batches; nullptr where it has labels that are new. To be

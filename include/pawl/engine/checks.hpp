@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -96,9 +97,10 @@ inline bool has_label_of_no_class(Context const& c) {
   return false;
 }
 
-/// Throws Diverged when the loss or a penalty of step `step` is not finite.
+/// Throws Diverged when the loss or a penalty of step `step` is not finite. `no_class`: whether a
+/// row of it has a label of no class, where that is not the present step.
 inline void look_at_losses(Context const& c, Tensor const& loss, Named<Tensor> const& penalties,
-                           std::int64_t step) {
+                           std::int64_t step, std::optional<bool> no_class = {}) {
   auto const task_loss = loss.item<double>();
   bool finite = std::isfinite(task_loss);
   for (auto const& penalty : penalties) {
@@ -113,7 +115,7 @@ inline void look_at_losses(Context const& c, Tensor const& loss, Named<Tensor> c
   }
   text += text_of({" in experience ", c.index, ", step ", step});
   text +=
-      has_label_of_no_class(c)
+      no_class.value_or(false) || (!no_class && has_label_of_no_class(c))
           ? "; a row has a label that is not among the classes of the experience: list it there, "
             "or use active = seen"
           : "; lower the learning rate or the strength, and look for outliers in the data";

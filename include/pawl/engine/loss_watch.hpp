@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -18,6 +19,15 @@ class LossWatch {
  public:
   explicit LossWatch(Context const& context) : c(context) {}
 
+  /// Whether copies can go on while the host does something else.
+  static bool works() {
+    try {
+      return at::empty({1}, torch::TensorOptions().pinned_memory(true)).defined();
+    } catch (std::exception const&) {
+      return false;
+    }
+  }
+
   /// Notes the losses of `step`, the last one that the device was asked for. Throws Diverged where
   /// those noted before are not finite.
   void note(std::int64_t step) {
@@ -29,7 +39,7 @@ class LossWatch {
     arrived.record(
         c10::impl::VirtualGuardImpl(c.arena.device().type()).getStream(c.arena.device()));
     look();
-    noted_ = {std::move(losses), step};
+    noted_ = {std::move(losses), step, has_label_of_no_class(c)};
     arrived_.emplace(std::move(arrived));
   }
 
@@ -38,13 +48,15 @@ class LossWatch {
     if (!arrived_) return;
     arrived_->synchronize();
     arrived_.reset();
-    look_at_losses(c, noted_.losses.task_loss, noted_.losses.penalties, noted_.step);
+    look_at_losses(c, noted_.losses.task_loss, noted_.losses.penalties, noted_.step,
+                   noted_.no_class);
   }
 
  private:
   struct Noted {
     StepLosses losses{};  ///< on the host
     std::int64_t step = 0;
+    bool no_class = false;  ///< a row has a label of no class
   };
 
   static Tensor on_its_way(Tensor const& value) {

@@ -69,7 +69,7 @@ class Step {
     depends_on(static_cast<std::int64_t>(c.met.size()));
     if (c.rate_is_baked() || !uploads_rate(optimizer)) depends_on(c.peek_learning_rate());
     depends_on(c.task_factor);
-    depends_on(c.pass);
+    depends_on(std::int64_t{c.pass == 0} + 2 * std::int64_t{c.pass + 1 == c.training.passes});
     for (auto const& batch : shards) {
       for (auto const& part : batch.parts) {
         depends_on(part.size);
@@ -81,6 +81,9 @@ class Step {
     return shards;
   }
 
+  /// Notes the learning rate of the present epoch in the context.
+  void note_rate() { c.note_learning_rate(optimizer.learning_rate() * c.training.rate(c.epoch)); }
+
   /// The host's part of the rest of a planned step.
   void finish_plan() { update_.plan(); }
 
@@ -90,7 +93,7 @@ class Step {
  private:
   void start(Rows fresh) {
     update_.start();
-    c.set_learning_rate(optimizer.learning_rate() * c.training.rate(c.epoch));
+    note_rate();
     c.fresh = std::move(fresh);
   }
 

@@ -149,6 +149,14 @@ inline Tensor upload(Tensor const& numbers, torch::Device device) {
   return table == nullptr || device.is_cpu() ? numbers.to(device) : table->put(numbers);
 }
 
+/// The same of one number, [] float64.
+inline Tensor upload(double number, torch::Device device) {
+  if (StepTable::current() == nullptr) {  // nobody waits
+    return torch::full({}, number, torch::TensorOptions(torch::kFloat64).device(device));
+  }
+  return upload(torch::tensor(number, torch::kFloat64), device);
+}
+
 /// Values (host) that are the same in all steps of an experience that are alike, on the device.
 inline Tensor constant(Tensor const& values, torch::Device device) {
   auto* table = StepTable::current();

@@ -10,6 +10,7 @@
 #include "../engine/pieces.hpp"
 #include "../engine/step_table.hpp"
 #include "adam_kernel.hpp"
+#include "optimizer.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -20,9 +21,10 @@ inline namespace v0 {
 /// `decoupled` decay (AdamW; Loshchilov and Hutter, ICLR 2019) shrinks w by lr weight_decay instead
 /// of adding weight_decay w to g. The step count t is kept per parameter.
 ///
-/// The weights are those of `torch::optim` to the last bit, but in float32 on processors with AVX2,
-/// where a learner updates in one pass over memory: there the root is the nearest float32, and that
-/// of LibTorch may be its neighbour (1e-7 after 150 steps; not with engine = reference).
+/// The weights are those of `torch::optim` to the last bit, but in float32 on processors with AVX2
+/// (in programs built with optimisation), where a learner updates in one pass over memory: there
+/// the root is the nearest float32, and that of LibTorch may be its neighbour (1e-7 after 150
+/// steps; not with engine = reference).
 template <bool decoupled>
 struct AdamFamily {
   double lr = 0.001;
@@ -32,7 +34,6 @@ struct AdamFamily {
   double weight_decay = decoupled ? 0.01 : 0.0;
   bool fused = false;
 
-  static constexpr bool uploads_rate = true;
   static constexpr char const* name = decoupled ? "adamw" : "adam";
   static constexpr char const* about =
       decoupled ? "Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)"
@@ -121,7 +122,7 @@ struct AdamFamily {
         return there.select(0, static_cast<std::int64_t>(here + k));
       };
       if (decoupled && weight_decay != 0) {
-        there.defined() ? w.mul_(factor(2)) : w.mul_(factors[here + 2]);
+        there.defined() ? shrink(w, factor(2)) : static_cast<void>(w.mul_(factors[here + 2]));
       }
       auto scratch = buffer_like(w, spare);
       if (!decoupled && weight_decay != 0) g = at::add_out(scratch, g, w, weight_decay);
@@ -138,13 +139,26 @@ struct AdamFamily {
     }
   }
 
+  /// A factor near 1 would be lost in half precision.
+  static void shrink(Tensor w, Tensor const& factor) {
+    if (at::isReducedFloatingType(w.scalar_type())) {
+      w.copy_(w.to(torch::kFloat32).mul_(factor));
+    } else {
+      w.mul_(factor);
+    }
+  }
+
   bool in_one_pass(Arena const& arena) const {
     auto const& w = arena.weights();
-    return (fused && has_kernel(w)) || (!arena.plain() && adam_kernel::suits(w));
+    return (fused && has_kernel(w)) || uses_own_kernel(arena);
+  }
+
+  static bool uses_own_kernel(Arena const& arena) {
+    return !arena.by_operations() && adam_kernel::suits(arena.weights());
   }
 
   void one_pass(Arena& arena, Block const& block) {
-    if (adam_kernel::suits(arena.weights())) return by_own_kernel(arena, block);
+    if (uses_own_kernel(arena)) return by_own_kernel(arena, block);
     std::vector<Tensor> w, g, m, v, t;
     auto const take = [&](auto const& p, auto const& grad, auto const& of, auto taken) {
       w.push_back(p), g.push_back(grad.contiguous());
@@ -198,6 +212,9 @@ struct AdamFamily {
 };
 using Adam = AdamFamily<false>;
 using AdamW = AdamFamily<true>;
+
+template <bool decoupled>
+inline constexpr bool rate_is_uploaded<AdamFamily<decoupled>> = true;
 
 }  // namespace v0
 }  // namespace pawl

@@ -22,9 +22,7 @@ concept Optimizer = requires(O o, O const& c, Arena& arena, Archive& archive) {
 };
 
 /// An optimizer whose step can be planned: `step` is `count`, what the host does (it may `upload`),
-/// and then `apply`, work for the device that is the same in every step. One that uploads its
-/// learning rate, so that the same work serves another rate, says `static constexpr bool
-/// uploads_rate = true`.
+/// and then `apply`, work for the device that is the same in every step (see `rate_is_uploaded`).
 template <class O>
 concept PlannedOptimizer = Optimizer<O> && requires(O o, Arena& arena) {
   o.count(arena);
@@ -51,12 +49,16 @@ bool is_planned(O const& optimizer) {
   return PlannedOptimizer<O>;
 }
 
-/// Whether a planned step is the same for every learning rate.
+/// Whether `count` uploads the learning rate, so that a planned step serves every rate. True of an
+/// optimizer for which it is specialised; one that is derived from it has to say so itself.
+template <class O>
+inline constexpr bool rate_is_uploaded = false;
+
+/// The same of an optimizer whose type may be known at run time alone.
 template <class O>
 bool uploads_rate(O const& optimizer) {
   if constexpr (requires { optimizer.uploads_rate(); }) return optimizer.uploads_rate();
-  if constexpr (requires { O::uploads_rate; }) return O::uploads_rate;
-  return false;
+  return rate_is_uploaded<O>;
 }
 
 /// Whether an optimizer can update one block of the weights after another.

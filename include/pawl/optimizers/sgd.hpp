@@ -7,6 +7,7 @@
 #include "../engine/arena.hpp"
 #include "../engine/pieces.hpp"
 #include "../engine/step_table.hpp"
+#include "optimizer.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -22,7 +23,6 @@ struct Sgd {
   double weight_decay = 0;
   bool nesterov = false;
 
-  static constexpr bool uploads_rate = true;
   static constexpr char const* name = "sgd";
   static constexpr char const* about =
       "stochastic gradient descent with momentum (Polyak 1964; Sutskever et al., ICML 2013)";
@@ -44,7 +44,7 @@ struct Sgd {
     auto const on_host = arena.device().is_cpu();
     runs.clear();
     if (momentum != 0 || arena.packed() || !on_host) runs = count_step(arena, steps);
-    there = on_host ? Tensor() : upload(torch::tensor(lr, torch::kFloat64), arena.device());
+    there = on_host ? Tensor() : upload(lr, arena.device());
   }
 
   void apply(Arena& arena) {
@@ -99,10 +99,13 @@ struct Sgd {
   }
 
   void descend(Tensor w, Tensor const& g) const {
-    if (there.defined()) {
-      w.addcmul_(g, there, -1);
-    } else {
+    if (!there.defined()) {
       w.add_(g, -lr);
+    } else if (at::isReducedFloatingType(
+                   w.scalar_type())) {  // of which the rate must not become one
+      w.copy_(w.to(torch::kFloat32).addcmul_(g.to(torch::kFloat32), there, -1));
+    } else {
+      w.addcmul_(g, there, -1);
     }
   }
 
@@ -134,6 +137,9 @@ struct Sgd {
     descend(w, nesterov ? g.add(v, momentum) : v);
   }
 };
+
+template <>
+inline constexpr bool rate_is_uploaded<Sgd> = true;
 
 }  // namespace v0
 }  // namespace pawl

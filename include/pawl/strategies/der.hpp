@@ -67,7 +67,8 @@ struct DarkKnowledge {
   /// In the same memory in every step, so that recorded passes find what other ones left.
   void keep_first_pass() {
     auto const n = first_pass.size(0), width = first_pass.size(1);
-    if (!room.defined() || room.size(0) < n || room.size(1) != width) {
+    if (!room.defined() || !room.options().type_equal(first_pass.options()) ||
+        room.device() != first_pass.device() || room.size(0) < n || room.size(1) != width) {
       room = torch::empty_like(first_pass);
     }
     auto kept = room.narrow(0, 0, n);
