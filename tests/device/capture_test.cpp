@@ -452,6 +452,28 @@ TEST_CASE("an observer of losses alone sees the rate of every step") {
   CHECK(rates(Engine::compiled) == rates(Engine::eager));
 }
 
+TEST_CASE("in half precision, rates and factors on a device are not rounded to it") {
+  auto net = network("linear", torch::kFloat32);
+  for (auto& p : net->parameters()) fill_normal(p, 0, 1, Seed{4}.generator("net"));
+  net->to(fake::device(), torch::kBFloat16);
+  auto const updated = [&](auto optimizer, double scale) {
+    Arena arena(*net);
+    for (auto p : arena.parameters()) p.mutable_grad() = p.detach() * scale;
+    arena.note_active();
+    arena.gradient();
+    auto const before = arena.weights().cpu().to(torch::kFloat32);
+    optimizer.step(arena);
+    return std::pair(before, arena.weights().cpu().clone());
+  };
+  auto const rounded = [](Tensor const& x) { return x.to(torch::kBFloat16); };
+  auto const [from, to] = updated(Sgd{.lr = 0.0997}, 1);  // 0.0996 in bfloat16
+  CHECK(to.equal(rounded(from - 0.0997 * from)));
+  CHECK_FALSE(to.equal(rounded(from - rounded(torch::tensor(0.0997)).to(torch::kFloat32) * from)));
+  auto const [whole, less] = updated(AdamW{.lr = 0.1, .weight_decay = 0.02}, 0);
+  CHECK(less.equal(rounded(whole * 0.998)));  // which is 1 in bfloat16
+  CHECK_FALSE(less.equal(rounded(whole)));
+}
+
 TEST_CASE("a rate is a number for an optimizer that does not upload it") {
   struct Own {
     Sgd sgd{};

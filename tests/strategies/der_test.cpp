@@ -221,6 +221,20 @@ TEST_CASE("with several passes the logits of the first are stored, also over a k
   std::filesystem::remove(path);
 }
 
+TEST_CASE("what is kept between passes follows the model to another precision") {
+  auto net = network();
+  Learner learner{net, Sgd{.lr = 0.1}, Der{}};
+  std::int64_t kept = 0;
+  Watches steps{[&](Context const& c) {
+    if (c.pass == 0) kept += learner.strategy<Der>().dark.first_pass.equal(c.fresh_logits());
+  }};
+  for (auto const type : {torch::kFloat32, torch::kFloat64}) {
+    net->to(type);
+    learner.fit(blobs(0, {0, 1}), {.batch_size = 8, .passes = 2}, steps);
+  }
+  CHECK(kept == learner.context().total_steps / 2);
+}
+
 TEST_CASE("a user's memory whose rows have no logits is refused in a sentence") {
   struct Dull {
     void insert(Rows const&, Generator) {}

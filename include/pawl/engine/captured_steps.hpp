@@ -27,11 +27,11 @@ inline namespace v0 {
 /// Runs the steps of an experience on a device as graphs. The host decides step after step which
 /// rows are used, and what goes into memories; a step that is like one recorded before is not run,
 /// but planned: its numbers go into a table, and the device replays the graph. Alike are steps
-/// whose shapes and row weights are the same (see `depends_on`). One of a new kind runs
-/// as written, twice; the third is recorded. When eight of a kind have followed each other, eight
-/// more are recorded as one graph (a series), in which the device goes from step to step by itself.
-/// Learners of a fleet record their series together, and replay them together as long as their
-/// steps are of the same kinds.
+/// whose shapes and row weights are the same (see `depends_on`). One of a new kind runs as written,
+/// twice; the third is recorded. When eight of a kind have followed each other, eight more are
+/// recorded as one graph (a series), in which the device goes from step to step by itself. Learners
+/// of a fleet record their series together, and replay them together as long as their steps are of
+/// the same kinds.
 template <class Strategies, class Opt>
 class CapturedSteps {
  public:
@@ -50,8 +50,9 @@ class CapturedSteps {
     auto const why = obstacle(context, strategies, optimizer);
     on_ = why.empty();
     if (on_) stream_.emplace(c.arena.device());
-    if (fleet_ != nullptr)
+    if (fleet_ != nullptr) {
       fleet_->enter(on_ && limit_ >= steps_in_series ? composition(c, strategies) : "");
+    }
     if (!on_) give_up(why);
   }
   ~CapturedSteps() {

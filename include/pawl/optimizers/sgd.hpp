@@ -99,10 +99,10 @@ struct Sgd {
   }
 
   void descend(Tensor w, Tensor const& g) const {
+    auto const half = at::isReducedFloatingType(w.scalar_type());  // which the rate must not become
     if (!there.defined()) {
       w.add_(g, -lr);
-    } else if (at::isReducedFloatingType(
-                   w.scalar_type())) {  // of which the rate must not become one
+    } else if (half) {
       w.copy_(w.to(torch::kFloat32).addcmul_(g.to(torch::kFloat32), there, -1));
     } else {
       w.addcmul_(g, there, -1);
