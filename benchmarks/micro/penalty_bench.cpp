@@ -47,6 +47,7 @@ void penalty(benchmark::State& state, pawl::Model const& ours, pawl::Model const
   pawl::Context c;
   c.model = ours;
   c.arena.bind(*ours.module);
+  c.arena.by_operations(false);
   for (auto p : c.arena.parameters()) p.mutable_grad() = p.detach().clone();
   c.arena.note_active();
   pawl::QuadraticAnchor anchor;

@@ -11,6 +11,7 @@
 
 #include "../engine/arena.hpp"
 #include "../engine/fast_paths.hpp"
+#include "../engine/one_pass.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/pieces.hpp"
 #include "../engine/shards.hpp"
@@ -158,6 +159,10 @@ class Context {
   /// Refuses labels that have no output among so many, or compete with no other.
   void check_labels(at::IntArrayRef labels, std::int64_t outputs) const;
 
+  /// Adds the gradient of a quadratic penalty, strength importance (weights - anchor), to that of
+  /// the step: flat tensors [P], of the present block as `weights`.
+  void pull(Tensor const& anchor, Tensor const& importance, double strength);
+
   /// The default supervised loss of the present shard: sum_i w_i CE(z_i, y_i).
   Tensor weighted_cross_entropy() const;
 
@@ -182,29 +187,56 @@ class Context {
     Block const& where() const { return where_; }
     Tensor const& weights() const { return weights_; }
     Tensor const& gradient() {
-      if (!asked()) {
+      if (!gradient_.defined()) {
         gradient_ =
             additions_ ? buffer_like(weights_, c_.spare_).zero_() : where_.of(c_.arena.gradient());
+        for (auto const& each : pulls_) c_.pull(each.anchor, each.importance, each.strength);
+        pulls_.clear();
       }
       return gradient_;
     }
+    /// Keeps a pull until the gradient is asked for, where it may never be. Returns whether it did.
+    bool keep(Tensor const& anchor, Tensor const& importance, double strength) {
+      if (!additions_ || gradient_.defined()) return false;
+      pulls_.push_back({anchor, importance, strength});
+      return true;
+    }
+    /// Subtracts `rate` times what hooks added from the weights, where that is one pull and nothing
+    /// else, in one pass. Returns whether it did.
+    bool subtract_only_pull(double rate) {
+      if (gradient_.defined() || pulls_.size() != 1) return false;
+      auto const& [anchor, importance, strength] = pulls_.front();
+      one_pass::run(
+          one_pass::PullDown{weights_.mutable_data_ptr<float>(), anchor.const_data_ptr<float>(),
+                             importance.const_data_ptr<float>(), static_cast<float>(strength),
+                             static_cast<float>(rate)},
+          weights_.numel());
+      weights_.unsafeGetTensorImpl()->bump_version();
+      return true;
+    }
     /// The gradient before it is edited, until the next block.
     Tensor copy_of_gradient() { return buffer_like(weights_, c_.spare_).copy_(gradient()); }
-    /// Whether anybody wished to see the gradient.
-    bool asked() const { return gradient_.defined(); }
+    /// Whether anybody wished to see the gradient, or add to it.
+    bool asked() const { return gradient_.defined() || !pulls_.empty(); }
 
    private:
+    struct Pull {
+      Tensor anchor, importance;
+      double strength;
+    };
+
     Context& c_;
     Block where_;
     Tensor weights_, gradient_;
     bool additions_;
+    c10::SmallVector<Pull, 2> pulls_;
   };
 
  private:
   double learning_rate_ = 0;
   mutable bool rate_is_baked_ = false;
   LookAt* block_ = nullptr;
-  Tensor spare_;  // a buffer
+  Tensor spare_, way_;  // buffers
 };
 
 inline bool is_prefix(std::vector<std::int64_t> const& ascending) {
@@ -280,6 +312,23 @@ inline void Context::check_labels(at::IntArrayRef labels, std::int64_t outputs) 
   }
   require(highest < outputs, {"experience ", index, " has label ", highest, " but the model has ",
                               outputs, " outputs; give it more, or a head that grows"});
+}
+
+inline void Context::pull(Tensor const& anchor, Tensor const& importance, double strength) {
+  auto const& w = weights();
+  auto const fast = !arena.by_operations() && one_pass::suits(w);
+  if (fast && block_ != nullptr && block_->keep(anchor, importance, strength)) return;
+  auto const& g = gradient();
+  if (!fast) {
+    auto way = buffer_like(w, way_);
+    g.addcmul_(importance, at::sub_out(way, w, anchor), strength);
+    return;
+  }
+  one_pass::run(one_pass::Pull{g.mutable_data_ptr<float>(), w.const_data_ptr<float>(),
+                               anchor.const_data_ptr<float>(), importance.const_data_ptr<float>(),
+                               static_cast<float>(strength)},
+                w.numel());
+  g.unsafeGetTensorImpl()->bump_version();
 }
 
 inline Tensor Context::weighted_cross_entropy() const {

@@ -98,8 +98,8 @@ class Arena {
   torch::Dtype dtype() const { return weights_.scalar_type(); }
   torch::Device device() const { return weights_.device(); }
 
-  /// Whether optimizers are to give the bits of LibTorch's operations one by one, where one pass
-  /// would round otherwise. A learner wants that with engine = reference alone.
+  /// Whether optimizers and penalties are to go by LibTorch's operations, one after another. A
+  /// learner wants that with engine = reference alone.
   bool by_operations() const { return by_operations_; }
   void by_operations(bool wanted) { by_operations_ = wanted; }
 

@@ -93,7 +93,7 @@ class Update {
       each_block(c.arena.weights(), [&](Block const& block) {
         Context::LookAt look(c, block, true);
         strategies.edit_gradient(c);
-        if (!look.asked()) return;
+        if (!look.asked() || (!shown_ && look.subtract_only_pull(c.learning_rate()))) return;
         c.weights().add_(c.gradient(), -c.learning_rate());
         if (!shown_) return;
         if (!additions.defined()) additions = torch::zeros_like(c.arena.weights());

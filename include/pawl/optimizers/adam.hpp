@@ -7,9 +7,9 @@
 
 #include "../core/options.hpp"
 #include "../engine/arena.hpp"
+#include "../engine/one_pass.hpp"
 #include "../engine/pieces.hpp"
 #include "../engine/step_table.hpp"
-#include "adam_kernel.hpp"
 #include "optimizer.hpp"
 
 namespace pawl {
@@ -75,7 +75,7 @@ struct AdamFamily {
   void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
     make_moments(arena);
-    if (in_one_pass(arena)) return one_pass(arena, Block{0, arena.weights().numel()});
+    if (in_one_pass(arena)) return by_kernel(arena, Block{0, arena.weights().numel()});
     arena.gradient();
     each_block(arena.weights(), [&](Block const& block) { by_operations(arena, block); });
   }
@@ -83,7 +83,7 @@ struct AdamFamily {
   void apply(Arena& arena, Block const& block) {
     torch::NoGradGuard no_grad;
     make_moments(arena);
-    in_one_pass(arena) ? one_pass(arena, block) : by_operations(arena, block);
+    in_one_pass(arena) ? by_kernel(arena, block) : by_operations(arena, block);
   }
 
   double learning_rate() const { return lr; }
@@ -154,10 +154,10 @@ struct AdamFamily {
   }
 
   static bool uses_own_kernel(Arena const& arena) {
-    return !arena.by_operations() && adam_kernel::suits(arena.weights());
+    return !arena.by_operations() && one_pass::suits(arena.weights());
   }
 
-  void one_pass(Arena& arena, Block const& block) {
+  void by_kernel(Arena& arena, Block const& block) {
     if (uses_own_kernel(arena)) return by_own_kernel(arena, block);
     std::vector<Tensor> w, g, m, v, t;
     auto const take = [&](auto const& p, auto const& grad, auto const& of, auto taken) {
@@ -178,7 +178,9 @@ struct AdamFamily {
     auto* const w = arena.weights().mutable_data_ptr<float>();
     auto *const m = first.mutable_data_ptr<float>(), *const v = second.mutable_data_ptr<float>();
     auto const update = [&](std::int64_t at, std::int64_t n, Tensor const& g, std::int64_t taken) {
-      adam_kernel::update({w + at, g.const_data_ptr<float>(), m + at, v + at}, n, scalars(taken));
+      auto work = scalars(taken);
+      work.w = w + at, work.g = g.const_data_ptr<float>(), work.m = m + at, work.v = v + at;
+      one_pass::run(work, n);
     };
     if (arena.packed()) {
       for (auto const& run : runs) {
@@ -197,9 +199,9 @@ struct AdamFamily {
     for (auto const& p : arena.parameters()) p.unsafeGetTensorImpl()->bump_version();
   }
 
-  adam_kernel::Scalars scalars(std::int64_t taken) const {
+  one_pass::Adam scalars(std::int64_t taken) const {
     auto const t = static_cast<double>(taken + 1);
-    adam_kernel::Scalars s;
+    one_pass::Adam s;
     s.beta1 = static_cast<float>(beta1), s.new1 = static_cast<float>(1 - beta1);
     s.beta2 = static_cast<float>(beta2), s.new2 = static_cast<float>(1 - beta2);
     s.rate = static_cast<float>(lr / (1 - std::pow(beta1, t)));

@@ -48,9 +48,7 @@ struct QuadraticAnchor {
   void pull(Context& c, double strength) {
     if (strength == 0 || !importance.defined()) return;
     warn(c, strength);
-    auto way = buffer_like(c.weights(), spare);
-    at::sub_out(way, c.weights(), c.here(weights));
-    c.gradient().addcmul_(clipped(c, strength), way, strength);
+    c.pull(c.here(weights), clipped(c, strength), strength);
   }
 
   /// Marks idle parameters that are off their anchor: heads of other tasks that another strategy
@@ -112,7 +110,6 @@ struct QuadraticAnchor {
   Tensor weights{};         ///< [P] th*
   double constant = 0;      ///< what several pulls add to the penalty, without strength
   double largest = 0;       ///< max Omega
-  Tensor spare{};           ///< a buffer
   bool overshoots = false;  ///< lr s max(Omega) >= 1 was seen, and warned of
 
  private:

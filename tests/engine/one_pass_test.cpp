@@ -1,4 +1,5 @@
-// Adam in one pass over memory is Adam by LibTorch's operations, but for the last bit of a root.
+// What goes over weights in one pass is what LibTorch's operations give one after another, but for
+// the last bit of a root.
 
 #include <cstdint>
 #include <string>
@@ -6,6 +7,7 @@
 
 #include <torch/nn/modules/linear.h>
 #include <pawl/core/learner.hpp>
+#include <pawl/strategies/quadratic_anchor.hpp>
 
 #include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
 
@@ -68,8 +70,8 @@ TEST_CASE_TEMPLATE(
     "one pass gives the moments of LibTorch's operations to the bit, and the weights "
     "to a root's",
     Opt, Adam, AdamW) {
-  CHECK(adam_kernel::suits(torch::zeros({1})) == (products::kernels() != products::Kernels::none));
-  CHECK_FALSE(adam_kernel::suits(torch::zeros({1}, torch::kFloat64)));
+  CHECK(one_pass::suits(torch::zeros({1})) == (products::kernels() != products::Kernels::none));
+  CHECK_FALSE(one_pass::suits(torch::zeros({1}, torch::kFloat64)));
   for (auto const& optimizer : variants<Opt>()) {
     for (auto const where : {Gradients::in_arena, Gradients::apart}) {
       for (int const leave_out : {-1, 2}) {
@@ -129,6 +131,82 @@ TEST_CASE("one pass gives the same bits from the arena and apart, in blocks and 
   auto const once = large(false, 1);
   CHECK(once.equal(large(true, 1)));
   CHECK(once.equal(large(false, 3)));
+}
+
+TEST_CASE("the pull of an anchor is that of LibTorch's operations, to the bit") {
+  auto const pulled = [](bool by_operations, bool clip, int threads) {
+    auto const before = at::get_num_threads();
+    at::set_num_threads(threads);
+    Context c;
+    auto net = network();
+    net->push_back(nn::Linear(700, 301));  // more than one thread's share
+    for (auto& p : net->parameters()) fill_normal(p, 0, 0.5, Seed{3}.generator("net"));
+    c.model = Model(net);
+    c.arena.bind(*net);
+    c.arena.by_operations(by_operations);
+    c.note_learning_rate(0.1);
+    QuadraticAnchor anchor{.clip_step = clip};
+    auto omega = torch::empty_like(c.arena.weights()), way = torch::empty_like(omega);
+    fill_uniform(omega, 0, 3, Seed{6}.generator("omega"));
+    fill_normal(way, 0, 0.1, Seed{7}.generator("way"));
+    anchor.move(c, omega, "test");
+    torch::NoGradGuard const no_grad;
+    c.arena.weights().add_(way);
+    c.arena.set_gradient(way * 0.3);
+    anchor.pull(c, 7);
+    // A block that fills no vector.
+    {
+      Context::LookAt const look(c, Block{16, 16 + 61});
+      anchor.pull(c, 0.3);
+    }
+    at::set_num_threads(before);
+    return c.arena.gradient().clone();
+  };
+  for (bool const clip : {false, true}) {
+    auto const slow = pulled(true, clip, 1);
+    CHECK(slow.equal(pulled(false, clip, 1)));
+    CHECK(slow.equal(pulled(false, clip, 3)));
+    CHECK_FALSE(slow.equal(pulled(true, !clip, 1)));
+  }
+}
+
+TEST_CASE("one pull goes to the weights right away, and several together, with the same bits") {
+  struct Pulls {
+    Tensor weights;
+    bool at_once = false;
+  };
+  auto const after = [](int pulls, bool by_operations, bool formed) {
+    Context c;
+    auto net = network();
+    c.model = Model(net);
+    c.arena.bind(*net);
+    c.arena.by_operations(by_operations);
+    auto omega = torch::empty_like(c.arena.weights()), anchor = torch::empty_like(omega);
+    fill_uniform(omega, 0, 3, Seed{6}.generator("omega"));
+    fill_normal(anchor, 0, 0.1, Seed{7}.generator("anchor"));
+    torch::NoGradGuard const no_grad;
+    Pulls found;
+    for (auto const& block : {Block{0, 512}, Block{512, c.arena.weights().numel()}}) {
+      Context::LookAt look(c, block, true);
+      for (int i = 0; i < pulls; ++i) c.pull(c.here(anchor), c.here(omega * (i + 1)), 0.7);
+      CHECK(look.asked() == (pulls > 0));
+      if (formed) c.gradient();
+      found.at_once = look.subtract_only_pull(0.1);
+      if (!found.at_once && pulls > 0) c.weights().add_(c.gradient(), -0.1);
+    }
+    found.weights = c.arena.weights().clone();
+    return found;
+  };
+  auto const kernels = products::kernels() != products::Kernels::none;
+  CHECK_FALSE(after(0, false, false).at_once);
+  for (int const pulls : {1, 2}) {
+    auto const slow = after(pulls, true, false), fast = after(pulls, false, false);
+    CHECK_FALSE(slow.at_once);
+    CHECK(fast.at_once == (kernels && pulls == 1));
+    CHECK(fast.weights.equal(slow.weights));
+    CHECK(after(pulls, false, true).weights.equal(slow.weights));
+    CHECK_FALSE(slow.weights.equal(after(0, true, false).weights));
+  }
 }
 
 TEST_CASE("a learner updates in one pass, but with engine = reference") {

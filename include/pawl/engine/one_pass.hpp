@@ -1,0 +1,260 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "../products/kernels.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// What would be several operations of LibTorch on weights, in one pass over memory, for processors
+/// with AVX2 or AVX-512. Each is rounded as LibTorch rounds it when they come one after another,
+/// but for the root in Adam, which is the nearest float32 here, and may be its neighbour there.
+namespace one_pass {
+
+/// Whether it can be used on these weights, and whatever lies beside them.
+inline bool suits(Tensor const& weights) {
+  return weights.is_cpu() && weights.scalar_type() == torch::kFloat32 && weights.is_contiguous() &&
+         products::kernels() != products::Kernels::none;
+}
+
+/// A step of Adam on numbers [n] of each.
+struct Adam {
+  float* w = nullptr;
+  float const* g = nullptr;
+  float *m = nullptr, *v = nullptr;
+
+  float beta1 = 0, new1 = 0;  ///< m <- beta1 m + new1 g
+  float beta2 = 0, new2 = 0;  ///< v <- beta2 v + new2 g^2
+  float rate = 0;             ///< lr / (1 - beta1^t)
+  float correction = 1;       ///< sqrt(1 - beta2^t)
+  float eps = 0;
+  float decay = 0;  ///< of the weights, added to the gradient
+  float keep = 1;   ///< what decoupled decay leaves of the weights
+
+  Adam from(std::int64_t i) const {
+    auto later = *this;
+    later.w += i, later.g += i, later.m += i, later.v += i;
+    return later;
+  }
+  /// f(of these numbers in a place with room for n), where they do not fill a vector.
+  template <std::int64_t n, class F>
+  void padded(std::int64_t filled, F&& f) const {
+    float of_w[n]{}, of_g[n]{}, of_m[n]{}, of_v[n]{};
+    std::copy_n(w, filled, of_w), std::copy_n(g, filled, of_g);
+    std::copy_n(m, filled, of_m), std::copy_n(v, filled, of_v);
+    auto there = *this;
+    there.w = of_w, there.g = of_g, there.m = of_m, there.v = of_v;
+    f(there);
+    std::copy_n(of_w, filled, w), std::copy_n(of_m, filled, m), std::copy_n(of_v, filled, v);
+  }
+};
+
+/// The gradient of a quadratic penalty: g <- g + strength importance (w - anchor), numbers [n].
+struct Pull {
+  float* g = nullptr;
+  float const *w = nullptr, *anchor = nullptr, *importance = nullptr;
+
+  float strength = 0;
+
+  Pull from(std::int64_t i) const {
+    auto later = *this;
+    later.g += i, later.w += i, later.anchor += i, later.importance += i;
+    return later;
+  }
+  template <std::int64_t n, class F>
+  void padded(std::int64_t filled, F&& f) const {
+    float of_g[n]{}, of_w[n]{}, of_anchor[n]{}, of_importance[n]{};
+    std::copy_n(g, filled, of_g), std::copy_n(w, filled, of_w);
+    std::copy_n(anchor, filled, of_anchor), std::copy_n(importance, filled, of_importance);
+    f(Pull{of_g, of_w, of_anchor, of_importance, strength});
+    std::copy_n(of_g, filled, g);
+  }
+};
+
+/// A step of plain SGD on such a penalty: w <- w - rate strength importance (w - anchor).
+struct PullDown {
+  float* w = nullptr;
+  float const *anchor = nullptr, *importance = nullptr;
+
+  float strength = 0, rate = 0;
+
+  PullDown from(std::int64_t i) const {
+    auto later = *this;
+    later.w += i, later.anchor += i, later.importance += i;
+    return later;
+  }
+  template <std::int64_t n, class F>
+  void padded(std::int64_t filled, F&& f) const {
+    float of_w[n]{}, of_anchor[n]{}, of_importance[n]{};
+    std::copy_n(w, filled, of_w);
+    std::copy_n(anchor, filled, of_anchor), std::copy_n(importance, filled, of_importance);
+    f(PullDown{of_w, of_anchor, of_importance, strength, rate});
+    std::copy_n(of_w, filled, w);
+  }
+};
+
+#ifdef PAWL_PRODUCTS
+#define PAWL_AVX2 [[gnu::target("avx2,fma"), gnu::always_inline]] inline
+#define PAWL_AVX512_ISA "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
+#define PAWL_AVX512 [[gnu::target(PAWL_AVX512_ISA), gnu::always_inline]] inline
+
+/// Longest vector.
+constexpr std::int64_t widest = 16;
+
+namespace avx2 {
+
+using products::avx2::all;
+using products::avx2::Eight;
+using products::avx2::fma;
+using products::avx2::load;
+using products::avx2::store;
+
+/// A result that is not to become part of a fused operation.
+PAWL_AVX2 Eight rounded(Eight a) {
+  asm("" : "+x"(a));
+  return a;
+}
+
+[[gnu::target("avx2,fma")]] inline void run(Adam const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 8) {
+    auto const w = rounded(load(x.w + i) * all(x.keep));
+    auto const g = x.decay == 0 ? load(x.g + i) : fma(w, all(x.decay), load(x.g + i));
+    auto const m = fma(g, all(x.new1), rounded(load(x.m + i) * all(x.beta1)));
+    auto const v = fma(rounded(all(x.new2) * g), g, rounded(load(x.v + i) * all(x.beta2)));
+    auto const root = __builtin_ia32_sqrtps256(v) / all(x.correction) + all(x.eps);
+    store(x.m + i, m);
+    store(x.v + i, v);
+    store(x.w + i, w + rounded(rounded(all(-x.rate) * m) / root));
+  }
+}
+
+[[gnu::target("avx2,fma")]] inline void run(Pull const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 8) {
+    auto const way = load(x.w + i) - load(x.anchor + i);
+    auto const weight = rounded(all(x.strength) * load(x.importance + i));
+    store(x.g + i, fma(weight, way, load(x.g + i)));
+  }
+}
+
+[[gnu::target("avx2,fma")]] inline void run(PullDown const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 8) {
+    auto const w = load(x.w + i), way = w - load(x.anchor + i);
+    auto const weight = rounded(all(x.strength) * load(x.importance + i));
+    store(x.w + i, fma(rounded(weight * way), all(-x.rate), w));
+  }
+}
+
+}  // namespace avx2
+
+namespace avx512 {
+
+using products::avx512::all;
+using products::avx512::fma;
+using products::avx512::load;
+using products::avx512::Sixteen;
+
+PAWL_AVX512 void store(float* p, Sixteen v) { __builtin_memcpy(p, &v, sizeof v); }
+
+PAWL_AVX512 Sixteen rounded(Sixteen a) {
+  asm("" : "+v"(a));
+  return a;
+}
+
+PAWL_AVX512 Sixteen root_of(Sixteen a) {
+  constexpr int as_ever = 4;  // the rounding that is set
+#ifdef __clang__
+  return __builtin_ia32_sqrtps512(a, as_ever);
+#else
+  return __builtin_ia32_sqrtps512_mask(a, a, products::avx512::full, as_ever);
+#endif
+}
+
+[[gnu::target(PAWL_AVX512_ISA)]] inline void run(Adam const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 16) {
+    auto const w = rounded(load(x.w + i) * all(x.keep));
+    auto const g = x.decay == 0 ? load(x.g + i) : fma(w, all(x.decay), load(x.g + i));
+    auto const m = fma(g, all(x.new1), rounded(load(x.m + i) * all(x.beta1)));
+    auto const v = fma(rounded(all(x.new2) * g), g, rounded(load(x.v + i) * all(x.beta2)));
+    auto const root = root_of(v) / all(x.correction) + all(x.eps);
+    store(x.m + i, m);
+    store(x.v + i, v);
+    store(x.w + i, w + rounded(rounded(all(-x.rate) * m) / root));
+  }
+}
+
+[[gnu::target(PAWL_AVX512_ISA)]] inline void run(Pull const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 16) {
+    auto const way = load(x.w + i) - load(x.anchor + i);
+    auto const weight = rounded(all(x.strength) * load(x.importance + i));
+    store(x.g + i, fma(weight, way, load(x.g + i)));
+  }
+}
+
+[[gnu::target(PAWL_AVX512_ISA)]] inline void run(PullDown const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 16) {
+    auto const w = load(x.w + i), way = w - load(x.anchor + i);
+    auto const weight = rounded(all(x.strength) * load(x.importance + i));
+    store(x.w + i, fma(rounded(weight * way), all(-x.rate), w));
+  }
+}
+
+}  // namespace avx512
+
+template <class Work>
+void run_vectors(Work const& work, std::int64_t n) {
+  if (products::kernels() == products::Kernels::avx512) {
+    avx512::run(work, n);
+  } else {
+    avx2::run(work, n);
+  }
+}
+
+/// Does it to n numbers of each, with as many threads as LibTorch would take.
+template <class Work>
+void run(Work const& work, std::int64_t n) {
+  auto const vectors = n / widest, rest = n % widest;
+  at::parallel_for(0, vectors, 32768 / widest, [&](std::int64_t begin, std::int64_t end) {
+    run_vectors(work.from(begin * widest), (end - begin) * widest);
+  });
+  if (rest == 0) return;
+  work.from(n - rest).template padded<widest>(
+      rest, [](Work const& there) { run_vectors(there, widest); });
+}
+
+#undef PAWL_AVX2
+#undef PAWL_AVX512
+#undef PAWL_AVX512_ISA
+#else
+
+// For compilers without those instructions.
+
+inline void run(Adam const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    auto const w = x.w[i] * x.keep, g = std::fma(w, x.decay, x.g[i]);
+    x.m[i] = std::fma(g, x.new1, x.m[i] * x.beta1);
+    x.v[i] = std::fma(x.new2 * g, g, x.v[i] * x.beta2);
+    x.w[i] = w - x.rate * x.m[i] / (std::sqrt(x.v[i]) / x.correction + x.eps);
+  }
+}
+
+inline void run(Pull const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    x.g[i] = std::fma(x.strength * x.importance[i], x.w[i] - x.anchor[i], x.g[i]);
+  }
+}
+
+inline void run(PullDown const& x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    auto const pull = x.strength * x.importance[i] * (x.w[i] - x.anchor[i]);
+    x.w[i] = std::fma(pull, -x.rate, x.w[i]);
+  }
+}
+
+#endif
+
+}  // namespace one_pass
+}  // namespace v0
+}  // namespace pawl
