@@ -170,6 +170,29 @@ TEST_CASE("the pull of an anchor is that of LibTorch's operations, to the bit") 
   }
 }
 
+TEST_CASE(
+    "a pull to what lies apart is computed all the same, and one to something else is refused") {
+  auto const pulled = [](bool by_operations, auto&& pull) {
+    Context c;
+    auto net = network();
+    c.model = Model(net);
+    c.arena.bind(*net);
+    c.arena.by_operations(by_operations);
+    c.arena.set_gradient(torch::ones_like(c.arena.weights()));
+    torch::NoGradGuard const no_grad;
+    pull(c, torch::arange(2 * c.arena.weights().numel(), torch::kFloat32).mul_(0.001));
+    return c.arena.gradient().clone();
+  };
+  auto const strided = [](Context& c, Tensor const& twice) {
+    c.pull(twice.view({-1, 2}).select(1, 1), twice.view({-1, 2}).select(1, 0), 0.7);
+  };
+  CHECK(pulled(false, strided).equal(pulled(true, strided)));
+  auto const shorter = [](Context& c, Tensor const& twice) {
+    c.pull(twice.narrow(0, 0, 17), twice.narrow(0, 0, 17), 0.7);
+  };
+  CHECK_THROWS(pulled(false, shorter));
+}
+
 TEST_CASE("one pull goes to the weights right away, and several together, with the same bits") {
   struct Pulls {
     Tensor weights;

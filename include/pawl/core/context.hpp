@@ -160,7 +160,8 @@ class Context {
   void check_labels(at::IntArrayRef labels, std::int64_t outputs) const;
 
   /// Adds the gradient of a quadratic penalty, strength importance (weights - anchor), to that of
-  /// the step: flat tensors [P], of the present block as `weights`.
+  /// the step: flat tensors [P], of the present block as `weights`. Both are left as they are until
+  /// the hook of the last strategy is done: the sum may be formed then.
   void pull(Tensor const& anchor, Tensor const& importance, double strength);
 
   /// The default supervised loss of the present shard: sum_i w_i CE(z_i, y_i).
@@ -316,7 +317,8 @@ inline void Context::check_labels(at::IntArrayRef labels, std::int64_t outputs) 
 
 inline void Context::pull(Tensor const& anchor, Tensor const& importance, double strength) {
   auto const& w = weights();
-  auto const fast = !arena.by_operations() && one_pass::suits(w);
+  auto const fits = [&](Tensor const& x) { return one_pass::suits(x) && x.numel() == w.numel(); };
+  auto const fast = !arena.by_operations() && fits(w) && fits(anchor) && fits(importance);
   if (fast && block_ != nullptr && block_->keep(anchor, importance, strength)) return;
   auto const& g = gradient();
   if (!fast) {

@@ -243,8 +243,8 @@ class CapturedSteps {
 
   /// What the learner and the others of its fleet do next; nothing, where it has none.
   NextSteps agree(StepKind const* ripe, PlannedSteps const& planned) {
-    auto next = NextSteps::possible(ripe, planned);
     if (fleet_ == nullptr) return {};
+    auto next = NextSteps::possible(ripe, planned);
     next.agree(*fleet_);
     return next;
   }
