@@ -2,7 +2,8 @@
 // module against autograd one sample at a time (`fisher_by_loop`), and against a plain forward and
 // backward pass in batches over the same rows (`fisher_by_plain_pass`, which computes less: there
 // `ratio` tells which share of its speed is kept). Per sample, on 512 and on 4,096 rows; every call
-// also compares three samples with the loop. Floor: the matrix products.
+// also compares three samples with the loop. Images are filled with random numbers (`bright`), or a
+// fifth of each, as of written digits (`on_black`). Floor: the matrix products.
 //
 //   pawl-micro --benchmark_filter=fisher
 
@@ -21,7 +22,8 @@ constexpr std::int64_t chunk = 256;
 
 struct Subject {
   std::int64_t rows;
-  pawl::Dataset data = micro::random_images(rows).train;
+  double filled = 1;
+  pawl::Dataset data = micro::random_images(rows, filled).train;
   pawl::Rows all = data.read(torch::arange(rows));
   Tensor inputs = data.normalise(all.stored, torch::kFloat32);
   pawl::Model model = micro::perceptron();
@@ -52,8 +54,8 @@ void compare(benchmark::State& state, Subject& subject, std::function<void()> co
       });
 }
 
-void fisher_by_loop(benchmark::State& state) {
-  Subject subject{.rows = 512};
+void fisher_by_loop(benchmark::State& state, double filled) {
+  Subject subject{.rows = 512, .filled = filled};
   std::vector<Tensor> sum;
   compare(state, subject, [&] {
     sum.clear();
@@ -71,16 +73,18 @@ void fisher_by_loop(benchmark::State& state) {
   }
   micro::expect_same(state, ours, sum, 1e-4);
 }
-BENCHMARK(fisher_by_loop)->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_loop, bright, 1)->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_loop, on_black, micro::on_black)->Apply(micro::turns<11>);
 
-void fisher_by_plain_pass(benchmark::State& state) {
-  Subject subject{.rows = 4096};
+void fisher_by_plain_pass(benchmark::State& state, double filled) {
+  Subject subject{.rows = 4096, .filled = filled};
   compare(state, subject, [&] {
     for (std::int64_t i = 0; i < subject.rows; i += chunk) {
       benchmark::DoNotOptimize(subject.gradients(i, i + chunk));
     }
   });
 }
-BENCHMARK(fisher_by_plain_pass)->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_plain_pass, bright, 1)->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_plain_pass, on_black, micro::on_black)->Apply(micro::turns<11>);
 
 }  // namespace

@@ -19,10 +19,15 @@ inline pawl::SlimResNet18 slim_resnet18() {
   return pawl::SlimResNet18(3, 10, pawl::SlimResNet18Options{}, pawl::Seed{1});
 }
 
-/// Random images with random labels, as bytes that are scaled to [0, 1].
-inline pawl::Experience random_images(std::int64_t rows) {
+/// The share of MNIST's pixels that are not black.
+constexpr double on_black = 0.19;
+
+/// Random images with random labels, as bytes that are scaled to [0, 1]; a share of the pixels is
+/// `filled`, the rest is 0.
+inline pawl::Experience random_images(std::int64_t rows, double filled = 1) {
   pawl::NoiseScope noise(pawl::Generator(1));
   auto const x = torch::randint(256, {rows, 784}, torch::kUInt8);
+  if (filled < 1) x.mul_(torch::rand(x.sizes()).lt(filled));
   auto experience = pawl::make_experience(x, torch::randint(10, {rows}));
   experience.train.normalise.scale = experience.test.normalise.scale = 1 / 255.;
   return experience;

@@ -133,24 +133,44 @@ Tensor sensitivity_loop(Model const& net, Arena const& arena, Dataset const& dat
   return sensitivity({.model = net, .arena = arena, .allow_batched = false}, data, {});
 }
 
-/// Fisher of every kind and sensitivity, at once and one by one, to 1e-6 relative.
+/// Fisher of every kind and sensitivity, at once, with a graph, and one by one, to 1e-6 relative.
 void check_agreement(Model const& net, Dataset const& data, bool batched,
                      std::string const& obstacle) {
   Arena const arena(*net.module);
+  Probe const by_graph{.model = net, .arena = arena, .seed = {3}, .allow_chain = false};
   for (auto const kind : {FisherLabels::exact, FisherLabels::sampled, FisherLabels::empirical,
                           FisherLabels::predicted}) {
     PerSamplePath path;
     auto const f = fisher(net, arena, data, {.labels = kind}, {3}, {}, &path);
-    CHECK(relative(f, fisher_loop(net, arena, data, {.labels = kind}, {3})) <= 1e-6);
+    auto const loop = fisher_loop(net, arena, data, {.labels = kind}, {3});
+    CHECK(relative(f, loop) <= 1e-6);
+    CHECK(relative(fisher(by_graph, data, {.labels = kind}), loop) <= 1e-6);
     CAPTURE(path.obstacle);
     CHECK(path.batched == batched);
     CHECK(path.obstacle.find(obstacle) != std::string::npos);
   }
   PerSamplePath path;
   auto const omega = sensitivity(net, arena, data, {}, {}, {}, &path);
-  CHECK(relative(omega, sensitivity_loop(net, arena, data)) <= 1e-6);
+  auto const loop = sensitivity_loop(net, arena, data);
+  CHECK(relative(omega, loop) <= 1e-6);
+  CHECK(relative(sensitivity(by_graph, data, {}), loop) <= 1e-6);
   CHECK(path.batched == batched);
 }
+
+/// Whether importances of a network need no graph of autograd.
+bool needs_no_graph(Model const& net, Dataset const& data) {
+  PerSamplePath path;
+  sensitivity(net, Arena(*net.module), data, {}, {}, {}, &path);
+  return path.compiled;
+}
+
+/// Says that it is a chain, and scales what the chain gives.
+struct ScaledImpl : nn::Module, Chained {
+  ScaledImpl() { layer = register_module("layer", nn::Linear(4, 4)); }
+  Tensor forward(Tensor const& x) { return ((layer(x) + 1) * 3 - 2) / 2; }
+  ChainLayers chain() const override { return {{layer->weight, layer->bias}}; }
+  nn::Linear layer{nullptr};
+};
 
 }  // namespace
 
@@ -242,6 +262,54 @@ TEST_CASE("many samples at once give what one at a time gives") {
   check_agreement(filled(nn::Sequential(nn::Linear(4, 6), nn::LayerNorm(nn::LayerNormOptions({6})),
                                         nn::Linear(6, 4))),
                   few, false, "LayerNorm");
+}
+
+TEST_CASE("importances of a chain of layers need no graph of autograd") {
+  auto const data = data_of(draws({300, 4}, 22), labels(300, 4));
+  auto const chain = filled(nn::Sequential(nn::Flatten(), nn::Linear(4, 9), nn::ReLU(),
+                                           nn::Linear(nn::LinearOptions(9, 6).bias(false)),
+                                           nn::Sigmoid(), nn::Linear(6, 4)));
+  CHECK(needs_no_graph(chain, data));
+  check_agreement(chain, data, true, "");
+  chain->children()[1]->named_parameters()["weight"].requires_grad_(false);
+  chain->children()[5]->named_parameters()["bias"].requires_grad_(false);
+  CHECK(needs_no_graph(chain, data));
+  check_agreement(chain, data, true, "");
+  CHECK_FALSE(needs_no_graph(filled(std::make_shared<MixedImpl>()), data));
+  auto const scaled = filled(std::make_shared<ScaledImpl>());
+  CHECK_FALSE(needs_no_graph(scaled, data));
+  check_agreement(scaled, data.select(torch::arange(20)), true, "");
+}
+
+// Rows enough, and zeros, for pawl's own products where they are built in; some 40 terms a sum.
+TEST_CASE("importances in float32, of inputs that are mostly zero") {
+  auto x = draws({700, 48}, 23).to(torch::kFloat32);
+  x.mul_(draws({700, 48}, 24).gt(1));
+  auto net = filled(nn::Sequential(nn::Linear(48, 40), nn::ReLU(), nn::Linear(40, 36), nn::ReLU(),
+                                   nn::Linear(36, 5)));
+  net->to(torch::kFloat32);
+  Model const model = net;
+  Arena const arena(*net);
+  auto const y = labels(700, 5);
+  auto const data = data_of(x, y);
+  auto const active = [](Tensor const& z, Tensor const&, Tensor const&) {
+    return z.masked_fill(column_mask({0, 1, 3, 4}, 5).logical_not(), -INFINITY);
+  };
+  Probe const probe{.model = model, .arena = arena, .active = active};
+  auto as_double = filled(nn::Sequential(nn::Linear(48, 40), nn::ReLU(), nn::Linear(40, 36),
+                                         nn::ReLU(), nn::Linear(36, 5)));
+  Arena const wide(*as_double);
+  {
+    torch::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < wide.parameters().size(); ++i) {
+      wide.parameters()[i].copy_(arena.parameters()[i]);
+    }
+  }
+  Model const wide_model = as_double;
+  Probe const exact{.model = wide_model, .arena = wide, .active = active, .allow_batched = false};
+  auto const wide_data = data_of(x.to(torch::kFloat64), y);
+  CHECK(relative(fisher(probe, data, {}), fisher(exact, wide_data, {})) <= 1e-5);
+  CHECK(relative(sensitivity(probe, data, {}), sensitivity(exact, wide_data, {})) <= 1e-5);
 }
 
 TEST_CASE("convolutions of every kind, at once and one by one") {

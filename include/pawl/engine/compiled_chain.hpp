@@ -130,23 +130,36 @@ class CompiledChain {
   /// until the next pass.
   template <class Take>
   void backward(Tensor const& gradient, Take&& take) {
-    torch::NoGradGuard no_grad;
-    auto d = gradient;
-    for (auto l = layers_.size(); l-- > 0;) {
-      auto& layer = layers_[l];
-      d = before_gate(layer, d);
+    backward_through(gradient, [&](std::size_t l, Tensor const& d) {
+      auto const& layer = layers_[l];
       if (layer.weight_index >= 0) {
         take(static_cast<std::size_t>(layer.weight_index), LayerGradient{d, layer.input});
       }
       if (layer.bias_index >= 0) {
         take(static_cast<std::size_t>(layer.bias_index), LayerGradient{d, {}});
       }
+    });
+  }
+
+  /// The same, layer by layer, from the last one on: calls `take(l, d)` with the gradient
+  /// [n, out] of what goes into the gate of layer l, which stays as it is until the next pass.
+  template <class Take>
+  void backward_through(Tensor const& gradient, Take&& take) {
+    torch::NoGradGuard no_grad;
+    auto d = gradient;
+    for (auto l = layers_.size(); l-- > 0;) {
+      auto& layer = layers_[l];
+      d = before_gate(layer, d);
+      take(l, d);
       if (l == 0) return;
       auto before = room(layer.input_gradient, d.size(0), layer.weight.size(1));
       products::input_gradient(before, d, layer.weight);
       d = before;
     }
   }
+
+  /// With the inputs and outputs of the last pass.
+  CompiledLayers const& layers() const { return layers_; }
 
  private:
   static constexpr char const* others_stopped = "another learner of the fleet has stopped";

@@ -24,7 +24,7 @@ struct LayerUse {
     batch_norm    ///< scale and shift per channel, with fixed statistics
   };
   Kind kind = Kind::linear;
-  torch::autograd::Edge output;  ///< where the gradient of its result arrives
+  torch::autograd::Edge output{};  ///< where the gradient of its result arrives
   Tensor input{};  ///< [n, in], [n, C, H, W]; of batch_norm: normalised; undefined where W is fixed
   std::int64_t weight = -1;  ///< index of W among the parameters
   std::int64_t bias = -1;    ///< index of b
@@ -231,10 +231,12 @@ class LayerGraphReader {
   /// rows.
   static bool row_by_row(Node const& node) {
     static constexpr std::string_view any_shape[] = {"AdaptiveAvgPool2DBackward0",
+                                                     "AddBackward1",
                                                      "AliasBackward0",
                                                      "AvgPool2DBackward0",
                                                      "CloneBackward0",
                                                      "ConstantPadNdBackward0",
+                                                     "DivBackward1",
                                                      "EluBackward0",
                                                      "GeluBackward0",
                                                      "HardswishBackward0",
@@ -244,6 +246,7 @@ class LayerGraphReader {
                                                      "MaxPool2DWithIndicesBackward0",
                                                      "MeanBackward1",
                                                      "MishBackward0",
+                                                     "MulBackward1",
                                                      "NegBackward0",
                                                      "PowBackward0",
                                                      "ReluBackward0",
@@ -253,6 +256,7 @@ class LayerGraphReader {
                                                      "SliceBackward0",
                                                      "SoftplusBackward0",
                                                      "SqueezeBackward1",
+                                                     "SubBackward1",
                                                      "TanhBackward0",
                                                      "UnsafeViewBackward0",
                                                      "ViewBackward0"};

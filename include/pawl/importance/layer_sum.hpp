@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "../core/data.hpp"
+#include "../products/linear.hpp"
 #include "layer_graph.hpp"
 
 namespace pawl {
@@ -52,10 +53,11 @@ struct PerSampleSum {
 };
 
 /// sum_n f(d l_n / d th) of one layer, from the gradients g_n at its output, which come scalar by
-/// scalar.
+/// scalar. With `own_products`, those of pawl may form it.
 class LayerSum {
  public:
-  LayerSum(LayerUse const& use, PerSampleSum const& what) : use_(use), what_(what) {}
+  LayerSum(LayerUse const& use, PerSampleSum const& what, bool own_products = false)
+      : use_(use), what_(what), own_products_(own_products) {}
 
   /// Takes the gradients [n, out] or [n, C, H, W] of one scalar per sample.
   void take(Tensor const& g) {
@@ -71,7 +73,7 @@ class LayerSum {
 
   /// Adds to a sum [P].
   void add_to(Arena const& arena, Tensor const& sum) {
-    if (spread_.defined()) finish_linear();
+    if (spread_.defined()) return add_linear(arena, sum);
     if (weight_.defined()) place(arena, sum, use_.weight, weight_);
     if (bias_.defined()) place(arena, sum, use_.bias, bias_);
   }
@@ -84,12 +86,20 @@ class LayerSum {
   }
 
   /// d l_n / dW = g_n a_n^T, so f(d l_n / dW) = f(g_n) f(a_n)^T: a sum over samples is one product.
-  void finish_linear() {
+  void add_linear(Arena const& arena, Tensor const& sum) const {
+    auto const part = [&](std::int64_t i) {
+      return arena.parameter_view(sum, static_cast<std::size_t>(i));
+    };
     if (use_.weight >= 0) {
       auto const a = what_.f(use_.input);
-      weight_ = use_.transposed ? spread_.t().mm(a) : a.t().mm(spread_);
+      auto w = part(use_.weight);
+      if (own_products_ && use_.transposed) {
+        LayerGradient{spread_, a}.add_to(w, 1);
+      } else {
+        use_.transposed ? w.addmm_(spread_.t(), a) : w.addmm_(a.t(), spread_);
+      }
     }
-    if (use_.bias >= 0) bias_ = spread_.sum(0);
+    if (use_.bias >= 0) part(use_.bias).add_(spread_.sum(0));
   }
 
   /// d l_n / dW = g_n U_n^T, with U_n the patches under the kernel. Some samples at a time: on the
@@ -117,6 +127,7 @@ class LayerSum {
 
   LayerUse const& use_;
   PerSampleSum const& what_;
+  bool own_products_;
   Tensor spread_;         ///< linear: sum_k f(g_nk) [n, out]
   Tensor weight_, bias_;  ///< the sums so far
 };

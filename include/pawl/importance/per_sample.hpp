@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../core/context.hpp"
+#include "../engine/compiled_chain.hpp"
 #include "layer_graph.hpp"
 #include "layer_sum.hpp"
 
@@ -24,8 +25,9 @@ using ActiveLogits =
 
 /// Which way per-sample gradients were computed.
 struct PerSamplePath {
-  bool batched = false;  ///< in batches, by one product per layer; false: one sample at a time
-  std::string obstacle;  ///< why not in batches
+  bool batched = false;   ///< in batches, by one product per layer; false: one sample at a time
+  bool compiled = false;  ///< in batches, without autograd's graph
+  std::string obstacle;   ///< why not in batches
 };
 
 /// The network that an importance is measured on.
@@ -38,18 +40,26 @@ struct Probe {
   std::int64_t batch_size = 32;  ///< of readings by batch that leave it open
   std::int64_t chunk = 0;     ///< samples per pass where batches are possible; 0: `suitable_chunk`
   bool allow_batched = true;  ///< false: always one sample at a time
+  bool allow_chain = true;    ///< false: always with autograd's graph
   PerSamplePath* path = nullptr;  ///< where to report the way taken
 
   /// Logits [n, C'] of rows with their graph, in the mode the module is in. With `produced` the
   /// graph reaches back to the inputs.
   Tensor logits(Dataset const& data, Rows const& rows, ProducedTensors* produced = nullptr) const {
     model.route(rows.task);
-    auto x = data.normalise(rows.stored.to(arena.device()), arena.dtype());
+    auto x = inputs(data, rows);
     if (produced != nullptr) {
       x = x.detach().requires_grad_(true);
       produced->note(x);
     }
-    auto const z = model.forward(x);
+    return active_of(model.forward(x), rows);
+  }
+  /// Inputs [n, ...] of rows.
+  Tensor inputs(Dataset const& data, Rows const& rows) const {
+    return data.normalise(rows.stored.to(arena.device()), arena.dtype());
+  }
+  /// The outputs that take part.
+  Tensor active_of(Tensor const& z, Rows const& rows) const {
     return active ? active(z, rows.labels, rows.task) : z;
   }
 
@@ -74,7 +84,8 @@ inline Probe probe_of(Context& c, Dataset const& data) {
               [&c, labels](Tensor const& z, Tensor const&, Tensor const& tasks) {
                 return c.active_logits(z, labels, tasks, z.size(0));
               },
-          .batch_size = c.training.batch_size};
+          .batch_size = c.training.batch_size,
+          .allow_chain = c.training.engine != Engine::reference};
 }
 
 /// Adds one sample's (or one unit's) terms to a sum [P], through gradients by the parameters.
@@ -94,9 +105,9 @@ inline void add_single(Probe const& probe, Dataset const& data, PerSampleSum con
   }
 }
 
-/// Adds the terms of all rows at once, if the graph allows. Returns the obstacle.
-inline std::string add_batched(Probe const& probe, Dataset const& data, PerSampleSum const& what,
-                               Rows const& rows, std::int64_t first, Tensor const& sum) {
+/// Adds the terms of all rows at once, if autograd's graph allows. Returns the obstacle.
+inline std::string add_by_graph(Probe const& probe, Dataset const& data, PerSampleSum const& what,
+                                Rows const& rows, std::int64_t first, Tensor const& sum) {
   ProducedTensors produced;
   auto const z = probe.logits(data, rows, &produced);
   if (z.dim() != 2) return "the logits are not [N, C]";
@@ -123,15 +134,51 @@ inline std::string add_batched(Probe const& probe, Dataset const& data, PerSampl
   return "";
 }
 
+/// Adds the terms of all rows at once, of a network that is a chain of layers. Returns the
+/// obstacle.
+inline std::string add_by_chain(CompiledChain& chain, Probe const& probe, Dataset const& data,
+                                PerSampleSum const& what, Rows const& rows, std::int64_t first,
+                                Tensor const& sum) {
+  auto const x = probe.inputs(data, rows);
+  if (!chain.takes(x)) return "the inputs do not fit the chain of layers";
+  auto const z = probe.active_of(chain.forward(x), rows);
+  c10::SmallVector<LayerUse, 4> uses;
+  for (auto const& layer : chain.layers()) {
+    uses.push_back({.input = layer.input, .weight = layer.weight_index, .bias = layer.bias_index});
+  }
+  c10::SmallVector<LayerSum, 4> sums;
+  for (auto const& use : uses) sums.emplace_back(use, what, true);
+  auto const terms = what.cotangents(z.detach(), rows, first);
+  for (std::int64_t k = 0; k < terms.count; ++k) {
+    auto const last = k + 1 == terms.count;
+    auto const gradient = torch::autograd::grad({z}, {chain.leaf()}, {terms.at(k)}, !last).front();
+    chain.backward_through(gradient, [&](std::size_t l, Tensor const& d) {
+      if (uses[l].weight >= 0 || uses[l].bias >= 0) sums[l].take(d);
+    });
+  }
+  torch::NoGradGuard no_grad;
+  for (auto& layer : sums) layer.add_to(probe.arena, sum);
+  return "";
+}
+
+/// Adds the terms of all rows at once; without a chain by autograd's graph. Returns the obstacle.
+inline std::string add_batched(CompiledChain& chain, Probe const& probe, Dataset const& data,
+                               PerSampleSum const& what, Rows const& rows, std::int64_t first,
+                               Tensor const& sum) {
+  return chain.compiled() ? add_by_chain(chain, probe, data, what, rows, first, sum)
+                          : add_by_graph(probe, data, what, rows, first, sum);
+}
+
 /// Samples that influence each other in the forward pass leave no trace in the graph, nor do
-/// factors in a layer: compares a few samples with the loop, parameter by parameter.
-inline std::string compare_ways(Probe const& probe, Dataset const& data, PerSampleSum const& what,
-                                Rows const& rows, std::int64_t first) {
+/// factors in a layer, and a forward may be more than its chain: compares a few samples with the
+/// loop, parameter by parameter.
+inline std::string compare_ways(CompiledChain& chain, Probe const& probe, Dataset const& data,
+                                PerSampleSum const& what, Rows const& rows, std::int64_t first) {
   auto const few = rows.slice(0, std::min<std::int64_t>(3, rows.size()));
   auto const& weights = probe.arena.weights();
   auto const batched = torch::zeros_like(weights, PerSampleSum::wide_type(weights));
   auto const looped = batched.clone();
-  auto obstacle = add_batched(probe, data, what, few, first, batched);
+  auto obstacle = add_batched(chain, probe, data, what, few, first, batched);
   if (!obstacle.empty()) return obstacle;
   for (std::int64_t i = 0; i < few.size(); ++i) {
     add_single(probe, data, what, few.slice(i, i + 1), first + i, looped);
@@ -169,32 +216,43 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
   torch::AutoGradMode grad(true);
   auto const& weights = probe.arena.weights();
   auto sum = torch::zeros_like(weights, torch::kFloat64);
-  auto part = torch::zeros_like(weights, PerSampleSum::wide_type(weights));  // of one chunk
+  auto part = torch::zeros_like(weights, PerSampleSum::wide_type(weights));  // of some of them
   PerSamplePath path;
   if (!probe.allow_batched) path.obstacle = "one sample at a time was asked for";
   if (what.unit > 1) path.obstacle = "gradients of batch means were asked for";
+  CompiledChain chain;
+  if (probe.allow_chain && path.obstacle.empty()) chain.compile(module, probe.arena);
   auto const n = positions.numel();
   auto const chunk = what.unit > 1     ? what.unit
                      : probe.chunk > 0 ? probe.chunk
                                        : suitable_chunk(data, probe.arena.device());
+  std::int64_t chunks = 0;  // in the part
   for (std::int64_t begin = 0; begin < n; begin += chunk) {
     auto const rows =
         data.read(positions.slice(0, begin, std::min(begin + chunk, n)), probe.arena.device());
-    if (begin == 0 && path.obstacle.empty()) {
-      path.obstacle = compare_ways(probe, data, what, rows, begin);
+    auto const compare = [&] { return compare_ways(chain, probe, data, what, rows, begin); };
+    auto const add = [&] { return add_batched(chain, probe, data, what, rows, begin, part); };
+    if (begin == 0 && chain.compiled()) {
+      if (auto why = compare(); !why.empty()) chain.refuse(std::move(why));
     }
-    if (path.obstacle.empty()) path.obstacle = add_batched(probe, data, what, rows, begin, part);
+    if (begin == 0 && !chain.compiled() && path.obstacle.empty()) path.obstacle = compare();
+    if (path.obstacle.empty()) path.obstacle = add();
     if (!path.obstacle.empty()) {  // then nothing was added
       for (std::int64_t i = 0; i < rows.size(); i += what.unit) {
         auto const unit = rows.slice(i, std::min(i + what.unit, rows.size()));
         add_single(probe, data, what, unit, begin + i, part);
       }
     }
-    sum.add_(part);
-    part.zero_();
+    auto const products_only = path.obstacle.empty();  // float32 sums up few of them
+    if (++chunks >= (products_only ? 8 : 1) || begin + chunk >= n) {
+      sum.add_(part);
+      part.zero_();
+      chunks = 0;
+    }
     if (noise && !noise->drawn()) noise.reset();  // such a module lets other threads go on
   }
   path.batched = path.obstacle.empty();
+  path.compiled = chain.compiled();
   if (probe.path) *probe.path = path;
   return sum;
 }
