@@ -15,7 +15,7 @@
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <pawl/core/any_learner.hpp>
-#include <pawl/engine/fleet.hpp>
+#include <pawl/device/fleet.hpp>
 #include <pawl/heads/growing.hpp>
 #include <pawl/heads/multi_head.hpp>
 #include <pawl/metrics/evaluate.hpp>

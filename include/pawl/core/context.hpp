@@ -9,13 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include "../device/step_table.hpp"
 #include "../engine/arena.hpp"
+#include "../engine/block_view.hpp"
 #include "../engine/fast_paths.hpp"
-#include "../engine/one_pass.hpp"
 #include "../engine/phase.hpp"
-#include "../engine/pieces.hpp"
 #include "../engine/shards.hpp"
-#include "../engine/step_table.hpp"
+#include "active_outputs.hpp"
 #include "archive.hpp"
 #include "data.hpp"
 #include "model.hpp"
@@ -150,14 +150,23 @@ class Context {
     return model.forward(x);
   }
 
+  /// Which outputs compete in the loss.
+  ActiveOutputs active_outputs() const {
+    return {training.active, seen, experience != nullptr ? experience->classes : seen, task_classes,
+            index};
+  }
   /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` (host): of
   /// the batch, for active = batch; `tasks` [N] (host) or undefined; `fresh_rows` of the rows are
   /// fresh.
   Tensor active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
-                       std::int64_t fresh_rows) const;
-
+                       std::int64_t fresh_rows) const {
+    if (model.per_task()) return z;
+    return active_outputs().of(z, labels, tasks, fresh_rows);
+  }
   /// Refuses labels that have no output among so many, or compete with no other.
-  void check_labels(at::IntArrayRef labels, std::int64_t outputs) const;
+  void check_labels(at::IntArrayRef labels, std::int64_t outputs) const {
+    active_outputs().check(labels, outputs);
+  }
 
   /// Adds the gradient of a quadratic penalty, strength importance (weights - anchor), to that of
   /// the step: flat tensors [P], of the present block as `weights`. Both are left as they are until
@@ -172,87 +181,25 @@ class Context {
   /// `train_mode`.
   Tensor gradient_on(Rows const& rows, bool train_mode = false, std::vector<bool>* used = nullptr);
 
-  /// Restricts `weights`, `gradient` and `here` to one block while it lives. With `additions`,
-  /// `gradient` is a buffer of zeros: what hooks add to it is applied to the weights, and the true
-  /// gradient is never formed.
-  class LookAt {
+  /// Restricts `weights`, `gradient` and `here` to one block while it lives.
+  class LookAt : public BlockView {
    public:
     LookAt(Context& c, Block const& where, bool additions = false)
-        : c_(c), where_(where), weights_(where.of(c.arena.weights())), additions_(additions) {
+        : BlockView(c.arena, where, c.spare_, additions), c_(c) {
       c_.block_ = this;
     }
     ~LookAt() { c_.block_ = nullptr; }
-    LookAt(LookAt const&) = delete;
-    LookAt& operator=(LookAt const&) = delete;
-
-    Block const& where() const { return where_; }
-    Tensor const& weights() const { return weights_; }
-    Tensor const& gradient() {
-      if (!gradient_.defined()) {
-        gradient_ =
-            additions_ ? buffer_like(weights_, c_.spare_).zero_() : where_.of(c_.arena.gradient());
-        for (auto const& each : pulls_) c_.pull(each.anchor, each.importance, each.strength);
-        pulls_.clear();
-      }
-      return gradient_;
-    }
-    /// Keeps a pull until the gradient is asked for, where it may never be. Returns whether it did.
-    bool keep(Tensor const& anchor, Tensor const& importance, double strength) {
-      if (!additions_ || gradient_.defined()) return false;
-      pulls_.push_back({anchor, importance, strength});
-      return true;
-    }
-    /// Subtracts `rate` times what hooks added from the weights, where that is one pull and nothing
-    /// else, in one pass. Returns whether it did.
-    bool subtract_only_pull(double rate) {
-      if (gradient_.defined() || pulls_.size() != 1) return false;
-      auto const& [anchor, importance, strength] = pulls_.front();
-      one_pass::run(
-          one_pass::PullDown{weights_.mutable_data_ptr<float>(), anchor.const_data_ptr<float>(),
-                             importance.const_data_ptr<float>(), static_cast<float>(strength),
-                             static_cast<float>(rate)},
-          weights_.numel());
-      weights_.unsafeGetTensorImpl()->bump_version();
-      return true;
-    }
-    /// The gradient before it is edited, until the next block.
-    Tensor copy_of_gradient() { return buffer_like(weights_, c_.spare_).copy_(gradient()); }
-    /// Whether anybody wished to see the gradient, or add to it.
-    bool asked() const { return gradient_.defined() || !pulls_.empty(); }
 
    private:
-    struct Pull {
-      Tensor anchor, importance;
-      double strength;
-    };
-
     Context& c_;
-    Block where_;
-    Tensor weights_, gradient_;
-    bool additions_;
-    c10::SmallVector<Pull, 2> pulls_;
   };
 
  private:
   double learning_rate_ = 0;
   mutable bool rate_is_baked_ = false;
-  LookAt* block_ = nullptr;
+  BlockView* block_ = nullptr;
   Tensor spare_, way_;  // buffers
 };
-
-inline bool is_prefix(std::vector<std::int64_t> const& ascending) {
-  return !ascending.empty() && ascending.back() + 1 == static_cast<std::int64_t>(ascending.size());
-}
-
-/// A row [C] of booleans that is true at the given columns.
-inline Tensor column_mask(std::vector<std::int64_t> const& columns, std::int64_t count) {
-  auto mask = torch::zeros({count}, torch::kBool);
-  auto* data = mask.data_ptr<bool>();
-  for (auto const c : columns) {
-    if (c < count) data[c] = true;
-  }
-  return mask;
-}
 
 inline void Context::state(Archive& a) {
   a("seen", seen);
@@ -271,66 +218,13 @@ inline void Context::state(Archive& a) {
   a.part("images", fast.images);
 }
 
-inline Tensor Context::active_logits(Tensor const& z, Tensor const& labels, Tensor const& tasks,
-                                     std::int64_t fresh_rows) const {
-  if (training.active == Active::all || model.per_task()) return z;
-  auto const count = z.size(1);
-  auto const hide = [&](Tensor const& mask) {
-    return z.masked_fill(constant(mask.logical_not(), z.device()),
-                         -std::numeric_limits<double>::infinity());
-  };
-  if (training.active == Active::batch) {
-    auto mask = torch::zeros({count}, torch::kBool);
-    mask.index_fill_(0, labels, true);
-    return hide(mask);
-  }
-  if (training.active == Active::seen) {
-    if (is_prefix(seen)) return z.narrow(1, 0, std::min<std::int64_t>(count, seen.back() + 1));
-    return hide(column_mask(seen, count));
-  }
-  auto const& current = experience != nullptr ? experience->classes : seen;  // after training
-  if (fresh_rows == z.size(0)) return hide(column_mask(current, count));
-  auto mask = column_mask(seen, count).repeat({z.size(0), 1});
-  mask.narrow(0, 0, fresh_rows).copy_(column_mask(current, count));
-  if (tasks.defined()) {
-    for (auto i = fresh_rows; i < z.size(0); ++i) {
-      auto const own = task_classes.of(tasks[i].item<std::int64_t>());
-      if (!own.empty()) mask[i].copy_(column_mask(own, count));
-    }
-  }
-  return hide(mask);
-}
-
-inline void Context::check_labels(at::IntArrayRef labels, std::int64_t outputs) const {
-  std::int64_t highest = 0;
-  for (auto const label : labels) {
-    highest = std::max(highest, label);
-    auto const competes = training.active != Active::seen || label >= outputs ||
-                          std::binary_search(seen.begin(), seen.end(), label);
-    require(competes, {"experience ", index, " has a row with label ", label,
-                       ", which is no class seen so far, so active = seen gives it no chance; list "
-                       "it among the classes of an experience, or use active = all"});
-  }
-  require(highest < outputs, {"experience ", index, " has label ", highest, " but the model has ",
-                              outputs, " outputs; give it more, or a head that grows"});
-}
-
 inline void Context::pull(Tensor const& anchor, Tensor const& importance, double strength) {
+  QuadraticPull const pull{anchor, importance, strength};
   auto const& w = weights();
-  auto const fits = [&](Tensor const& x) { return one_pass::suits(x) && x.numel() == w.numel(); };
-  auto const fast = !arena.by_operations() && fits(w) && fits(anchor) && fits(importance);
-  if (fast && block_ != nullptr && block_->keep(anchor, importance, strength)) return;
+  auto const in_one_pass = !arena.by_operations() && pull.suits(w);
+  if (in_one_pass && block_ != nullptr && block_->keep(pull)) return;
   auto const& g = gradient();
-  if (!fast) {
-    auto way = buffer_like(w, way_);
-    g.addcmul_(importance, at::sub_out(way, w, anchor), strength);
-    return;
-  }
-  one_pass::run(one_pass::Pull{g.mutable_data_ptr<float>(), w.const_data_ptr<float>(),
-                               anchor.const_data_ptr<float>(), importance.const_data_ptr<float>(),
-                               static_cast<float>(strength)},
-                w.numel());
-  g.unsafeGetTensorImpl()->bump_version();
+  in_one_pass ? pull.add_to(g, w) : pull.add_by_operations(g, w, buffer_like(w, way_));
 }
 
 inline Tensor Context::weighted_cross_entropy() const {

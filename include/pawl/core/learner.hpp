@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "../engine/captured_steps.hpp"
+#include "../device/captured_steps.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/step.hpp"
 #include "../optimizers/adam.hpp"  // for whoever makes a learner

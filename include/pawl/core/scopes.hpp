@@ -5,7 +5,7 @@
 #include <mutex>
 #include <vector>
 
-#include "../engine/step_table.hpp"
+#include "../device/step_table.hpp"
 #include "random.hpp"
 
 namespace pawl {

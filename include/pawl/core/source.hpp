@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "../engine/step_table.hpp"
+#include "../device/step_table.hpp"
 #include "error.hpp"
 
 namespace pawl {

@@ -8,10 +8,10 @@
 
 #include "../core/archive.hpp"
 #include "../core/model.hpp"
+#include "../device/fleet.hpp"
+#include "../device/step_table.hpp"
 #include "../products/linear.hpp"
-#include "fleet.hpp"
 #include "pages.hpp"
-#include "step_table.hpp"
 
 namespace pawl {
 inline namespace v0 {

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "../core/error.hpp"
+#include "../device/fleet.hpp"
 #include "../products/linear.hpp"
 #include "arena.hpp"
 #include "chain.hpp"
-#include "fleet.hpp"
 #include "joint_chains.hpp"
 
 namespace pawl {

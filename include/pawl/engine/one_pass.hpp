@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "../products/kernels.hpp"
 
@@ -20,7 +22,9 @@ inline bool suits(Tensor const& weights) {
          products::kernels() != products::Kernels::none;
 }
 
-/// A step of Adam on numbers [n] of each.
+// Kinds of work on numbers [n] of each operand; `each` calls f with all that are read or written.
+
+/// A step of Adam.
 struct Adam {
   float* w = nullptr;
   float const* g = nullptr;
@@ -34,43 +38,22 @@ struct Adam {
   float decay = 0;  ///< of the weights, added to the gradient
   float keep = 1;   ///< what decoupled decay leaves of the weights
 
-  Adam from(std::int64_t i) const {
-    auto later = *this;
-    later.w += i, later.g += i, later.m += i, later.v += i;
-    return later;
-  }
-  /// f(of these numbers in a place with room for n), where they do not fill a vector.
-  template <std::int64_t n, class F>
-  void padded(std::int64_t filled, F&& f) const {
-    float of_w[n]{}, of_g[n]{}, of_m[n]{}, of_v[n]{};
-    std::copy_n(w, filled, of_w), std::copy_n(g, filled, of_g);
-    std::copy_n(m, filled, of_m), std::copy_n(v, filled, of_v);
-    auto there = *this;
-    there.w = of_w, there.g = of_g, there.m = of_m, there.v = of_v;
-    f(there);
-    std::copy_n(of_w, filled, w), std::copy_n(of_m, filled, m), std::copy_n(of_v, filled, v);
+  template <class F>
+  void each(F&& f) {
+    f(w), f(g), f(m), f(v);
   }
 };
 
-/// The gradient of a quadratic penalty: g <- g + strength importance (w - anchor), numbers [n].
+/// The gradient of a quadratic penalty: g <- g + strength importance (w - anchor).
 struct Pull {
   float* g = nullptr;
   float const *w = nullptr, *anchor = nullptr, *importance = nullptr;
 
   float strength = 0;
 
-  Pull from(std::int64_t i) const {
-    auto later = *this;
-    later.g += i, later.w += i, later.anchor += i, later.importance += i;
-    return later;
-  }
-  template <std::int64_t n, class F>
-  void padded(std::int64_t filled, F&& f) const {
-    float of_g[n]{}, of_w[n]{}, of_anchor[n]{}, of_importance[n]{};
-    std::copy_n(g, filled, of_g), std::copy_n(w, filled, of_w);
-    std::copy_n(anchor, filled, of_anchor), std::copy_n(importance, filled, of_importance);
-    f(Pull{of_g, of_w, of_anchor, of_importance, strength});
-    std::copy_n(of_g, filled, g);
+  template <class F>
+  void each(F&& f) {
+    f(g), f(w), f(anchor), f(importance);
   }
 };
 
@@ -81,18 +64,9 @@ struct PullDown {
 
   float strength = 0, rate = 0;
 
-  PullDown from(std::int64_t i) const {
-    auto later = *this;
-    later.w += i, later.anchor += i, later.importance += i;
-    return later;
-  }
-  template <std::int64_t n, class F>
-  void padded(std::int64_t filled, F&& f) const {
-    float of_w[n]{}, of_anchor[n]{}, of_importance[n]{};
-    std::copy_n(w, filled, of_w);
-    std::copy_n(anchor, filled, of_anchor), std::copy_n(importance, filled, of_importance);
-    f(PullDown{of_w, of_anchor, of_importance, strength, rate});
-    std::copy_n(of_w, filled, w);
+  template <class F>
+  void each(F&& f) {
+    f(w), f(anchor), f(importance);
   }
 };
 
@@ -212,16 +186,40 @@ void run_vectors(Work const& work, std::int64_t n) {
   }
 }
 
+/// The same work from number i on.
+template <class Work>
+Work later(Work work, std::int64_t i) {
+  work.each([i](auto*& p) { p += i; });
+  return work;
+}
+
+/// Does it to a few numbers, which do not fill a vector, in a place where they do.
+template <class Work>
+void run_rest(Work work, std::int64_t n) {
+  constexpr std::size_t operands = 4;
+  float places[operands][widest]{};
+  auto there = work;
+  std::size_t k = 0;
+  there.each([&](auto*& p) {
+    std::copy_n(p, n, places[k]);
+    p = places[k++];
+  });
+  run_vectors(there, widest);
+  k = 0;
+  work.each([&](auto*& p) {
+    if constexpr (std::is_same_v<decltype(p), float*&>) std::copy_n(places[k], n, p);
+    ++k;
+  });
+}
+
 /// Does it to n numbers of each, with as many threads as LibTorch would take.
 template <class Work>
 void run(Work const& work, std::int64_t n) {
   auto const vectors = n / widest, rest = n % widest;
   at::parallel_for(0, vectors, 32768 / widest, [&](std::int64_t begin, std::int64_t end) {
-    run_vectors(work.from(begin * widest), (end - begin) * widest);
+    run_vectors(later(work, begin * widest), (end - begin) * widest);
   });
-  if (rest == 0) return;
-  work.from(n - rest).template padded<widest>(
-      rest, [](Work const& there) { run_vectors(there, widest); });
+  if (rest > 0) run_rest(later(work, n - rest), rest);
 }
 
 #undef PAWL_AVX2

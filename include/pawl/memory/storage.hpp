@@ -12,7 +12,7 @@
 #include "../core/data.hpp"
 #include "../core/error.hpp"
 #include "../core/random.hpp"
-#include "../engine/step_table.hpp"
+#include "../device/step_table.hpp"
 
 namespace pawl {
 inline namespace v0 {

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "../core/options.hpp"
+#include "../device/step_table.hpp"
 #include "../engine/arena.hpp"
 #include "../engine/one_pass.hpp"
 #include "../engine/pieces.hpp"
-#include "../engine/step_table.hpp"
 #include "optimizer.hpp"
 
 namespace pawl {

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "../core/options.hpp"
+#include "../device/step_table.hpp"
 #include "../engine/arena.hpp"
 #include "../engine/pieces.hpp"
-#include "../engine/step_table.hpp"
 #include "optimizer.hpp"
 
 namespace pawl {

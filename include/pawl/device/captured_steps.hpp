@@ -10,14 +10,15 @@
 #include <vector>
 
 #include "../core/context.hpp"
+#include "../engine/plan.hpp"
+#include "../engine/step.hpp"
 #include "../optimizers/optimizer.hpp"
 #include "fleet.hpp"
 #include "loss_watch.hpp"
 #include "next_steps.hpp"
-#include "plan.hpp"
+#include "obstacle.hpp"
 #include "recorded_steps.hpp"
 #include "shared_graph.hpp"
-#include "step.hpp"
 #include "step_kinds.hpp"
 #include "step_table.hpp"
 
@@ -47,7 +48,7 @@ class CapturedSteps {
     c.fast.capture.clear();
     if (c.arena.device().is_cpu()) return;
     fleet_ = Fleet::here();
-    auto const why = obstacle(context, strategies, optimizer);
+    auto const why = capture_obstacle(context, strategies, optimizer);
     on_ = why.empty();
     if (on_) stream_.emplace(c.arena.device());
     if (fleet_ != nullptr) {
@@ -215,31 +216,6 @@ class CapturedSteps {
     ~Ahead() { c.planned_until = 0; }
     Context& c;
   };
-
-  static std::string obstacle(Context const& c, Strategies const& strategies,
-                              Opt const& optimizer) {
-    auto const& source = *c.train.source;
-    auto const device = c.arena.device();
-    if (c.training.engine != Engine::compiled) return "engine = eager or reference";
-    if (!DeviceGraph::available(device)) return text_of({"LibTorch records nothing on ", device});
-    if (!LossWatch::works()) return "LibTorch has no pinned memory here";
-    if (!source.reads_on_device || source.device != device) {
-      return "'" + source.name + "' does not lie on the device";
-    }
-    auto const own_masks = c.training.active == Active::batch ||
-                           (c.training.active == Active::current && c.train.tasks.defined());
-    if (own_masks) return "each batch has its own active classes";
-    auto const& tasks = c.train.tasks;
-    auto const one_task = !tasks.defined() || tasks.eq(tasks[0]).all().item<bool>();
-    if (c.model.per_task() && (strategies.plans_ahead || !one_task)) {
-      return "rows have heads of their own";
-    }
-    if (!is_planned(optimizer)) return "the optimizer has no  count  and  apply";
-    for (auto const& name : strategies.not_capturable()) {
-      return "the strategy '" + name + "' does not say that it is capturable";
-    }
-    return {};
-  }
 
   /// What the learner and the others of its fleet do next; nothing, where it has none.
   NextSteps agree(StepKind const* ripe, PlannedSteps const& planned) {

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "../core/context.hpp"
-#include "checks.hpp"
+#include "../engine/checks.hpp"
 #include "recorded_steps.hpp"
 
 namespace pawl {

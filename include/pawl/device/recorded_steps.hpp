@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "../core/context.hpp"
-#include "arena.hpp"
-#include "inputs.hpp"
+#include "../engine/arena.hpp"
+#include "../engine/inputs.hpp"
 #include "shared_graph.hpp"
 
 namespace pawl {

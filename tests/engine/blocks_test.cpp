@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "blocks.hpp"
-#include "named.hpp"
-#include "rehearses.hpp"
+#include "../core/blocks.hpp"
+#include "../core/named.hpp"
+#include "../core/rehearses.hpp"
 
 #include <pawl/core/any_learner.hpp>
 

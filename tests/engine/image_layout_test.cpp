@@ -5,7 +5,7 @@
 #include <functional>
 #include <string>
 
-#include "named.hpp"
+#include "../core/named.hpp"
 
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
