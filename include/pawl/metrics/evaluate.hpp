@@ -1,9 +1,11 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
+#include "../core/active_outputs.hpp"
 #include "../core/context.hpp"
 #include "../core/options.hpp"
 #include "accuracy_matrix.hpp"
@@ -18,16 +20,26 @@ struct Evaluation {
   enum class Outputs { automatic, seen, all, task };
 
   Outputs outputs = Outputs::automatic;
-  std::int64_t batch_size = 1000;
+  std::int64_t batch_size = 0;  ///< test rows per forward pass; 0: as many as suit the machine
   std::int64_t limit = 0;
 
   void describe(Options& o) {
     o("outputs", outputs, {"automatic", "seen", "all", "task"},
       "outputs that compete at test; automatic: task in the task scenario, else seen");
-    o("batch_size", batch_size, at_least(1), "test rows per forward pass");
+    o("batch_size", batch_size, at_least(0),
+      "test rows per forward pass; 0: 1000 on a device, on the host what stays in its caches");
     o("limit", limit, at_least(0), "test rows per experience, the first ones; 0: all");
   }
 };
+
+/// Test rows per forward pass: on the host 64 to 1000, so many that what the layers of a small
+/// convolutional network give stays in the caches.
+inline std::int64_t evaluation_rows(Dataset const& test, torch::Device device) {
+  constexpr std::int64_t few = 64, many = 1000, numbers = std::int64_t{1} << 18;
+  if (!device.is_cpu()) return many;
+  auto const row = std::max<std::int64_t>(1, c10::multiply_integers(test.source->shape));
+  return std::clamp(numbers / row, few, many);
+}
 
 /// Measures a learner on the test sets of all experiences of a stream. Training is not touched.
 template <class AnyLearnerType>
@@ -64,8 +76,10 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
       continue;
     }
     Tensor shut;
-    for (std::int64_t begin = 0; begin < size; begin += options.batch_size) {
-      auto const end = std::min(begin + options.batch_size, size);
+    auto const at_once =
+        options.batch_size > 0 ? options.batch_size : evaluation_rows(test, device);
+    for (std::int64_t begin = 0; begin < size; begin += at_once) {
+      auto const end = std::min(begin + at_once, size);
       auto const rows = test.read(torch::arange(begin, end, torch::kInt64), device);
       auto const x = test.normalise(rows.stored, context.arena.dtype());
       auto scores = learner.scores(x, rows.task);
