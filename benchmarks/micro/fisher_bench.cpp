@@ -1,9 +1,9 @@
 // The exact empirical Fisher information of the MLP 784-400-400-10: in batches on the unmodified
 // module against autograd one sample at a time (`fisher_by_loop`), and against a plain forward and
 // backward pass in batches over the same rows (`fisher_by_plain_pass`, which computes less: there
-// `ratio` tells which share of its speed is kept). Per sample, on 512 and on 4,096 rows; every call
-// also compares three samples with the loop. Images are filled with random numbers (`bright`), or a
-// fifth of each, as of written digits (`on_black`). Floor: the matrix products.
+// `ratio` tells which share of its speed is kept). Per sample, on 2,048 and on 4,096 rows; every
+// call also compares three samples with the loop. Images are filled with random numbers (`bright`),
+// or a fifth of each, as of written digits (`on_black`). Floor: the matrix products.
 //
 //   pawl-micro --benchmark_filter=fisher
 
@@ -55,7 +55,7 @@ void compare(benchmark::State& state, Subject& subject, std::function<void()> co
 }
 
 void fisher_by_loop(benchmark::State& state, double filled) {
-  Subject subject{.rows = 512, .filled = filled};
+  Subject subject{.rows = 2048, .filled = filled};
   std::vector<Tensor> sum;
   compare(state, subject, [&] {
     sum.clear();
@@ -71,7 +71,9 @@ void fisher_by_loop(benchmark::State& state, double filled) {
   for (std::size_t i = 0; i < sum.size(); ++i) {
     ours.push_back(subject.arena.parameter_view(subject.result, i));
   }
-  micro::expect_same(state, ours, sum, 1e-4);
+  // Where a ReLU's input is 0 but for rounding, a sample may count on one side and not on the
+  // other.
+  micro::expect_same(state, ours, sum, 1e-3);
 }
 BENCHMARK_CAPTURE(fisher_by_loop, bright, 1)->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_loop, on_black, micro::on_black)->Apply(micro::turns<11>);

@@ -115,7 +115,7 @@ inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions cons
                       .cotangents = [&](Tensor const& z, Rows const& rows, std::int64_t first) {
                         return fisher_cotangents(probe, options.labels, z, rows, first);
                       }});
-  return (sum / static_cast<double>(count - lost))
+  return sum.div_(static_cast<double>(count - lost))
       .to(PerSampleSum::wide_type(probe.arena.weights()));
 }
 

@@ -171,20 +171,20 @@ inline std::string add_batched(CompiledChain& chain, Probe const& probe, Dataset
 
 /// Samples that influence each other in the forward pass leave no trace in the graph, nor do
 /// factors in a layer, and a forward may be more than its chain: compares a few samples with the
-/// loop, parameter by parameter.
+/// loop, parameter by parameter. Needs room [P], which is zero.
 inline std::string compare_ways(CompiledChain& chain, Probe const& probe, Dataset const& data,
-                                PerSampleSum const& what, Rows const& rows, std::int64_t first) {
+                                PerSampleSum const& what, Rows const& rows, std::int64_t first,
+                                Tensor const& batched) {
   auto const few = rows.slice(0, std::min<std::int64_t>(3, rows.size()));
   auto const& weights = probe.arena.weights();
-  auto const batched = torch::zeros_like(weights, PerSampleSum::wide_type(weights));
-  auto const looped = batched.clone();
+  auto const looped = torch::zeros_like(batched);
   auto obstacle = add_batched(chain, probe, data, what, few, first, batched);
   if (!obstacle.empty()) return obstacle;
   for (std::int64_t i = 0; i < few.size(); ++i) {
     add_single(probe, data, what, few.slice(i, i + 1), first + i, looped);
   }
   auto const tolerance = weights.element_size() < 4 ? 5e-2 : 1e-2;
-  auto const difference = batched - looped;
+  auto const& difference = batched.sub_(looped);
   for (std::size_t i = 0; i < probe.arena.parameters().size(); ++i) {
     auto const off = probe.arena.parameter_view(difference, i).norm().item<double>();
     auto const norm = probe.arena.parameter_view(looped, i).norm().item<double>();
@@ -230,7 +230,11 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
   for (std::int64_t begin = 0; begin < n; begin += chunk) {
     auto const rows =
         data.read(positions.slice(0, begin, std::min(begin + chunk, n)), probe.arena.device());
-    auto const compare = [&] { return compare_ways(chain, probe, data, what, rows, begin); };
+    auto const compare = [&] {
+      auto why = compare_ways(chain, probe, data, what, rows, begin, part);
+      part.zero_();
+      return why;
+    };
     auto const add = [&] { return add_batched(chain, probe, data, what, rows, begin, part); };
     if (begin == 0 && chain.compiled()) {
       if (auto why = compare(); !why.empty()) chain.refuse(std::move(why));

@@ -49,7 +49,7 @@ inline Tensor sensitivity(Probe const& probe, Dataset const& data,
          if (unit > 1) cotangent = cotangent / static_cast<double>(rows.size());
          return {1, [cotangent](std::int64_t) { return cotangent; }};
        }});
-  return (sum / static_cast<double>(count)).to(PerSampleSum::wide_type(probe.arena.weights()));
+  return sum.div_(static_cast<double>(count)).to(PerSampleSum::wide_type(probe.arena.weights()));
 }
 
 /// How strongly the squared norm of a learner's outputs reacts to each weight: memory aware
