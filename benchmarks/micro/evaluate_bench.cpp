@@ -1,7 +1,7 @@
 // Measuring a learner on the test sets of a stream (5 x 2,000 rows of 784 bytes, MLP
 // 784-400-400-10) against nothing but the forward passes over the same rows, as float inputs that
-// lie ready: `ratio` is the share of forward-only throughput that is kept. The accuracies must be
-// those of the logits by hand. Floor: the matrix products.
+// lie ready, as many at a time: `ratio` is the share of forward-only throughput that is kept. The
+// accuracies must be those of the logits by hand. Floor: the matrix products.
 //
 //   pawl-micro --benchmark_filter=evaluate
 

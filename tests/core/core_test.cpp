@@ -15,6 +15,7 @@
 #include <torch/nn/functional/activation.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/pooling.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/rmsprop.h>
@@ -569,6 +570,23 @@ TEST_CASE("typed and run-time compositions train to the same bits and exchange c
   typed.save(path);
   erased.load(path);
   CHECK(erased.strategies().strategies[0].get<Pull>()->calls == 3);
+}
+
+TEST_CASE("accuracy does not depend on how many rows are evaluated at a time") {
+  auto x = torch::empty({150, 3, 80, 80}, torch::kFloat64);  // more numbers than 64 at a time hold
+  fill_normal(x, 0, 1, Seed{1}.generator("x"));
+  auto experience = make_experience(x, torch::arange(150) % 3);
+  Stream const stream{.name = "one", .outputs = 3, .experiences = {experience}};
+  nn::Sequential net(nn::AvgPool2d(8), nn::Flatten(), nn::Linear(300, 3));
+  net->to(torch::kFloat64);
+  Learner learner{net, Sgd{.lr = 0.1}};
+  learner.fit(experience, {.iterations = 2});
+  CHECK(evaluation_rows(learner.context(), experience.test) == 64);
+  auto const right = learner.predict(x).eq(torch::arange(150) % 3).to(torch::kFloat64).mean();
+  for (std::int64_t const rows : {0, 7, 150, 1000}) {
+    CHECK(evaluate(learner, stream, {.batch_size = rows}).accuracy[0] ==
+          doctest::Approx(right.item<double>()).epsilon(1e-12));
+  }
 }
 
 TEST_CASE("observers and evaluation change nothing") {

@@ -166,9 +166,12 @@ bool needs_no_graph(Model const& net, Dataset const& data) {
 
 /// Says that it is a chain, and scales what the chain gives.
 struct ScaledImpl : nn::Module, Chained {
-  ScaledImpl() { layer = register_module("layer", nn::Linear(4, 4)); }
-  Tensor forward(Tensor const& x) { return ((layer(x) + 1) * 3 - 2) / 2; }
+  explicit ScaledImpl(double factor) : factor(factor) {
+    layer = register_module("layer", nn::Linear(4, 4));
+  }
+  Tensor forward(Tensor const& x) { return ((layer(x) + 1) * factor - 2) / 2; }
   ChainLayers chain() const override { return {{layer->weight, layer->bias}}; }
+  double factor;
   nn::Linear layer{nullptr};
 };
 
@@ -276,9 +279,25 @@ TEST_CASE("importances of a chain of layers need no graph of autograd") {
   CHECK(needs_no_graph(chain, data));
   check_agreement(chain, data, true, "");
   CHECK_FALSE(needs_no_graph(filled(std::make_shared<MixedImpl>()), data));
-  auto const scaled = filled(std::make_shared<ScaledImpl>());
-  CHECK_FALSE(needs_no_graph(scaled, data));
-  check_agreement(scaled, data.select(torch::arange(20)), true, "");
+  for (double const factor : {6., 2.006}) {  // the second scales by 1.003
+    auto const scaled = filled(std::make_shared<ScaledImpl>(factor));
+    CHECK_FALSE(needs_no_graph(scaled, data));
+    check_agreement(scaled, data.select(torch::arange(20)), true, "");
+  }
+}
+
+TEST_CASE("with engine = reference, importances go by autograd's graph") {
+  auto const x = draws({40, 4}, 25);
+  auto const experience = make_experience(x, labels(40, 4));
+  for (auto const engine : {Engine::compiled, Engine::reference}) {
+    Learner learner{filled(nn::Sequential(nn::Linear(4, 5), nn::ReLU(), nn::Linear(5, 4))),
+                    Sgd{.lr = 0.1}};
+    learner.fit(experience, {.iterations = 1, .engine = engine});
+    PerSamplePath path;
+    fisher(learner.context(), experience.train, {}, &path);
+    CHECK(path.batched);
+    CHECK(path.compiled == (engine == Engine::compiled));
+  }
 }
 
 // Rows enough, and zeros, for pawl's own products where they are built in; some 40 terms a sum.
@@ -507,6 +526,11 @@ TEST_CASE("readings by batch are means over the batches, the last one short") {
   auto const head = fisher(net, arena, data.select(torch::arange(3)), pairs);
   auto const tail = fisher(net, arena, data.select(torch::arange(3, 5)), pairs);
   CHECK(close(fisher(net, arena, data, pairs), (head + tail) / 2));
+  PerSamplePath path;
+  auto const single =
+      fisher(net, arena, data, {.labels = FisherLabels::batch, .batch_size = 1}, {}, {}, &path);
+  CHECK(close(single, fisher(net, arena, data, {.labels = FisherLabels::empirical})));
+  CHECK(path.batched);
 }
 
 TEST_CASE("an importance leaves buffers, gradients, modes and generators as found") {

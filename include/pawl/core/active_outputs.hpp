@@ -5,8 +5,8 @@
 #include <limits>
 #include <vector>
 
+#include "../device/step_table.hpp"
 #include "error.hpp"
-#include "scopes.hpp"
 #include "task_labels.hpp"
 #include "training.hpp"
 

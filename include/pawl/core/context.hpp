@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -150,11 +149,6 @@ class Context {
     return model.forward(x);
   }
 
-  /// Which outputs compete in the loss.
-  ActiveOutputs active_outputs() const {
-    return {training.active, seen, experience != nullptr ? experience->classes : seen, task_classes,
-            index};
-  }
   /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` (host): of
   /// the batch, for active = batch; `tasks` [N] (host) or undefined; `fresh_rows` of the rows are
   /// fresh.
@@ -195,6 +189,12 @@ class Context {
   };
 
  private:
+  // Of the present experience, and of what was seen.
+  ActiveOutputs active_outputs() const {
+    return {training.active, seen, experience != nullptr ? experience->classes : seen, task_classes,
+            index};
+  }
+
   double learning_rate_ = 0;
   mutable bool rate_is_baked_ = false;
   BlockView* block_ = nullptr;

@@ -12,7 +12,6 @@
 #include "../core/context.hpp"
 #include "../engine/plan.hpp"
 #include "../engine/step.hpp"
-#include "../optimizers/optimizer.hpp"
 #include "fleet.hpp"
 #include "loss_watch.hpp"
 #include "next_steps.hpp"

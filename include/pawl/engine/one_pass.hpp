@@ -22,7 +22,8 @@ inline bool suits(Tensor const& weights) {
          products::kernels() != products::Kernels::none;
 }
 
-// Kinds of work on numbers [n] of each operand; `each` calls f with all that are read or written.
+// Kinds of work on numbers [n] of each operand; `each` calls f with all that are read or written,
+// `operands` of them.
 
 /// A step of Adam.
 struct Adam {
@@ -38,6 +39,7 @@ struct Adam {
   float decay = 0;  ///< of the weights, added to the gradient
   float keep = 1;   ///< what decoupled decay leaves of the weights
 
+  static constexpr std::size_t operands = 4;
   template <class F>
   void each(F&& f) {
     f(w), f(g), f(m), f(v);
@@ -51,6 +53,7 @@ struct Pull {
 
   float strength = 0;
 
+  static constexpr std::size_t operands = 4;
   template <class F>
   void each(F&& f) {
     f(g), f(w), f(anchor), f(importance);
@@ -64,6 +67,7 @@ struct PullDown {
 
   float strength = 0, rate = 0;
 
+  static constexpr std::size_t operands = 3;
   template <class F>
   void each(F&& f) {
     f(w), f(anchor), f(importance);
@@ -196,8 +200,7 @@ Work later(Work work, std::int64_t i) {
 /// Does it to a few numbers, which do not fill a vector, in a place where they do.
 template <class Work>
 void run_rest(Work work, std::int64_t n) {
-  constexpr std::size_t operands = 4;
-  float places[operands][widest]{};
+  float places[Work::operands][widest]{};
   auto there = work;
   std::size_t k = 0;
   there.each([&](auto*& p) {

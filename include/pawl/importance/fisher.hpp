@@ -105,6 +105,9 @@ inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions cons
   auto const positions = probe.choose(data.size(), options.samples);
   auto const batch = options.batch_size > 0 ? options.batch_size : probe.batch_size;
   auto const unit = options.labels == FisherLabels::batch ? batch : 1;
+  auto const labels = unit == 1 && options.labels == FisherLabels::batch
+                          ? FisherLabels::empirical  // means over one row
+                          : options.labels;
   auto const count = (positions.numel() + unit - 1) / unit;
   auto const lost = options.divide_by_n_minus_1 ? 1 : 0;
   require(count > lost, {"fisher: ", count, " samples are too few; give the experience more rows"});
@@ -113,7 +116,7 @@ inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions cons
                      {.of = PerSampleSum::Of::square,
                       .unit = unit,
                       .cotangents = [&](Tensor const& z, Rows const& rows, std::int64_t first) {
-                        return fisher_cotangents(probe, options.labels, z, rows, first);
+                        return fisher_cotangents(probe, labels, z, rows, first);
                       }});
   return sum.div_(static_cast<double>(count - lost))
       .to(PerSampleSum::wide_type(probe.arena.weights()));

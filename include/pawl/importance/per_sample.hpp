@@ -40,7 +40,7 @@ struct Probe {
   std::int64_t batch_size = 32;  ///< of readings by batch that leave it open
   std::int64_t chunk = 0;     ///< samples per pass where batches are possible; 0: `suitable_chunk`
   bool allow_batched = true;  ///< false: always one sample at a time
-  bool allow_chain = true;    ///< false: always with autograd's graph
+  bool allow_chain = true;    ///< false: in batches by autograd's graph alone
   PerSamplePath* path = nullptr;  ///< where to report the way taken
 
   /// Logits [n, C'] of rows with their graph, in the mode the module is in. With `produced` the
@@ -142,6 +142,7 @@ inline std::string add_by_chain(CompiledChain& chain, Probe const& probe, Datase
   auto const x = probe.inputs(data, rows);
   if (!chain.takes(x)) return "the inputs do not fit the chain of layers";
   auto const z = probe.active_of(chain.forward(x), rows);
+  if (!z.requires_grad()) return "";
   c10::SmallVector<LayerUse, 4> uses;
   for (auto const& layer : chain.layers()) {
     uses.push_back({.input = layer.input, .weight = layer.weight_index, .bias = layer.bias_index});
@@ -171,22 +172,23 @@ inline std::string add_batched(CompiledChain& chain, Probe const& probe, Dataset
 
 /// Samples that influence each other in the forward pass leave no trace in the graph, nor do
 /// factors in a layer, and a forward may be more than its chain: compares a few samples with the
-/// loop, parameter by parameter. Needs room [P], which is zero.
+/// loop, parameter by parameter. Of a chain, which training compares as closely, no more is left to
+/// rounding than that needs. `room` [P] is zero, and is not afterwards.
 inline std::string compare_ways(CompiledChain& chain, Probe const& probe, Dataset const& data,
                                 PerSampleSum const& what, Rows const& rows, std::int64_t first,
-                                Tensor const& batched) {
+                                Tensor const& room) {
   auto const few = rows.slice(0, std::min<std::int64_t>(3, rows.size()));
-  auto const& weights = probe.arena.weights();
-  auto const looped = torch::zeros_like(batched);
-  auto obstacle = add_batched(chain, probe, data, what, few, first, batched);
+  auto const looped = torch::zeros_like(room);
+  auto obstacle = add_batched(chain, probe, data, what, few, first, room);
   if (!obstacle.empty()) return obstacle;
   for (std::int64_t i = 0; i < few.size(); ++i) {
     add_single(probe, data, what, few.slice(i, i + 1), first + i, looped);
   }
-  auto const tolerance = weights.element_size() < 4 ? 5e-2 : 1e-2;
-  auto const& difference = batched.sub_(looped);
+  auto const half = probe.arena.weights().element_size() < 4;
+  auto const tolerance = half ? 5e-2 : chain.compiled() ? 1e-3 : 1e-2;
+  room.sub_(looped);
   for (std::size_t i = 0; i < probe.arena.parameters().size(); ++i) {
-    auto const off = probe.arena.parameter_view(difference, i).norm().item<double>();
+    auto const off = probe.arena.parameter_view(room, i).norm().item<double>();
     auto const norm = probe.arena.parameter_view(looped, i).norm().item<double>();
     if (off > tolerance * norm) {
       return "samples influence each other in the forward pass, or a layer has factors of its own";
@@ -200,8 +202,7 @@ inline std::string compare_ways(CompiledChain& chain, Probe const& probe, Datase
 inline std::int64_t suitable_chunk(Dataset const& data, torch::Device device) {
   constexpr std::int64_t few = 256, many = 4096, numbers = std::int64_t{1} << 21;
   if (device.is_cpu()) return few;
-  auto const row = std::max<std::int64_t>(1, c10::multiply_integers(data.source->shape));
-  return std::clamp(numbers / row, few, many);
+  return std::clamp(numbers / data.row_size(), few, many);
 }
 
 /// sum [P] float64 over the samples at `positions` [k] of a data set. On the side: eval mode;
@@ -235,20 +236,22 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
       part.zero_();
       return why;
     };
-    auto const add = [&] { return add_batched(chain, probe, data, what, rows, begin, part); };
     if (begin == 0 && chain.compiled()) {
       if (auto why = compare(); !why.empty()) chain.refuse(std::move(why));
     }
     if (begin == 0 && !chain.compiled() && path.obstacle.empty()) path.obstacle = compare();
-    if (path.obstacle.empty()) path.obstacle = add();
+    if (path.obstacle.empty()) {
+      path.obstacle = add_batched(chain, probe, data, what, rows, begin, part);
+    }
     if (!path.obstacle.empty()) {  // then nothing was added
       for (std::int64_t i = 0; i < rows.size(); i += what.unit) {
         auto const unit = rows.slice(i, std::min(i + what.unit, rows.size()));
         add_single(probe, data, what, unit, begin + i, part);
       }
     }
-    auto const products_only = path.obstacle.empty();  // float32 sums up few of them
-    if (++chunks >= (products_only ? 8 : 1) || begin + chunk >= n) {
+    // A few sums may be added in float32; sample by sample they would be too many.
+    auto const at_most = path.obstacle.empty() ? 8 : 1;
+    if (++chunks >= at_most || begin + chunk >= n) {
       sum.add_(part);
       part.zero_();
       chunks = 0;
@@ -256,7 +259,7 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
     if (noise && !noise->drawn()) noise.reset();  // such a module lets other threads go on
   }
   path.batched = path.obstacle.empty();
-  path.compiled = chain.compiled();
+  path.compiled = path.batched && chain.compiled();
   if (probe.path) *probe.path = path;
   return sum;
 }

@@ -27,18 +27,18 @@ struct Evaluation {
     o("outputs", outputs, {"automatic", "seen", "all", "task"},
       "outputs that compete at test; automatic: task in the task scenario, else seen");
     o("batch_size", batch_size, at_least(0),
-      "test rows per forward pass; 0: 1000 on a device, on the host what stays in its caches");
+      "test rows per forward pass; 0: 1000, fewer where a network on the host is no chain of "
+      "layers");
     o("limit", limit, at_least(0), "test rows per experience, the first ones; 0: all");
   }
 };
 
-/// Test rows per forward pass: on the host 64 to 1000, so many that what the layers of a small
+/// Test rows per forward pass: 1000, but on the host so many that what the layers of a
 /// convolutional network give stays in the caches.
-inline std::int64_t evaluation_rows(Dataset const& test, torch::Device device) {
+inline std::int64_t evaluation_rows(Context const& context, Dataset const& test) {
   constexpr std::int64_t few = 64, many = 1000, numbers = std::int64_t{1} << 18;
-  if (!device.is_cpu()) return many;
-  auto const row = std::max<std::int64_t>(1, c10::multiply_integers(test.source->shape));
-  return std::clamp(numbers / row, few, many);
+  if (!context.arena.device().is_cpu() || context.fast.chain.verified()) return many;
+  return std::clamp(numbers / test.row_size(), few, many);
 }
 
 /// Measures a learner on the test sets of all experiences of a stream. Training is not touched.
@@ -77,7 +77,7 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
     }
     Tensor shut;
     auto const at_once =
-        options.batch_size > 0 ? options.batch_size : evaluation_rows(test, device);
+        options.batch_size > 0 ? options.batch_size : evaluation_rows(context, test);
     for (std::int64_t begin = 0; begin < size; begin += at_once) {
       auto const end = std::min(begin + at_once, size);
       auto const rows = test.read(torch::arange(begin, end, torch::kInt64), device);
