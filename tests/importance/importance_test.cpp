@@ -169,9 +169,13 @@ struct ScaledImpl : nn::Module, Chained {
   explicit ScaledImpl(double factor) : factor(factor) {
     layer = register_module("layer", nn::Linear(4, 4));
   }
-  Tensor forward(Tensor const& x) { return ((layer(x) + 1) * factor - 2) / 2; }
+  Tensor forward(Tensor const& x) {
+    ++calls;
+    return ((layer(x) + 1) * factor - 2) / 2;
+  }
   ChainLayers chain() const override { return {{layer->weight, layer->bias}}; }
   double factor;
+  std::int64_t calls = 0;
   nn::Linear layer{nullptr};
 };
 
@@ -283,6 +287,23 @@ TEST_CASE("importances of a chain of layers need no graph of autograd") {
     auto const scaled = filled(std::make_shared<ScaledImpl>(factor));
     CHECK_FALSE(needs_no_graph(scaled, data));
     check_agreement(scaled, data.select(torch::arange(20)), true, "");
+  }
+}
+
+TEST_CASE("a chain that training has compared with the forward is not compared again") {
+  auto const x = draws({40, 4}, 26);
+  auto const experience = make_experience(x, labels(40, 4));
+  for (double const factor : {2., 6.}) {  // the second is no chain
+    auto net = filled(std::make_shared<ScaledImpl>(factor));
+    Learner learner{net, Sgd{.lr = 0.01}};
+    learner.fit(experience, {.iterations = 2});
+    auto const calls = net->calls;
+    PerSamplePath path;
+    auto const f = fisher(learner.context(), experience.train, {}, &path);
+    CHECK(path.compiled == (factor == 2));
+    CHECK((net->calls == calls) == (factor == 2));
+    auto const& arena = learner.context().arena;
+    CHECK(relative(f, fisher_loop(learner.context().model, arena, experience.train)) <= 1e-6);
   }
 }
 
