@@ -93,10 +93,11 @@ struct TracedLosses : Losses {
 /// A learner without its strategies, for the accuracy before training.
 struct Untrained {
   pawl::Context& c;
+  pawl::ImageLayout images{};
   pawl::Context& context() { return c; }
   torch::Tensor scores(torch::Tensor const& x, torch::Tensor const& tasks) {
     pawl::ModeScope mode(*c.model.module, false);
-    return c.forward(x, tasks);
+    return c.forward(images(x), tasks);
   }
 };
 
@@ -160,7 +161,7 @@ pawl::AnyLearner learner_of(Config const& config, pawl::Stream const& test, std:
 
 /// b_j; empty where the model has no outputs yet (growing heads).
 std::vector<double> untrained_accuracy(pawl::AnyLearner& of, pawl::Stream const& test,
-                                       pawl::Evaluation const& options) {
+                                       Config const& config) {
   Untrained learner{of.context()};
   torch::NoGradGuard no_grad;
   auto const& first = test[0].test;
@@ -171,7 +172,10 @@ std::vector<double> untrained_accuracy(pawl::AnyLearner& of, pawl::Stream const&
   } catch (pawl::Error const&) {
     return {};  // a head that grows has no outputs at all
   }
-  return pawl::evaluate(learner, test, options).accuracy;
+  if (config.training.engine != pawl::Engine::reference) {
+    learner.images.decide(learner.c.model, x, row.task);
+  }
+  return pawl::evaluate(learner, test, config.evaluation).accuracy;
 }
 
 /// A model that was trained jointly has no row per experience: only its accuracy at the end is
@@ -297,7 +301,7 @@ SeedResult run_seed(Config const& config, pawl::TrainTest const& data, std::int6
     seconds += seconds_since(begin);
   };
   timed(result.evaluate_seconds,
-        [&] { result.untrained = untrained_accuracy(learner, test, config.evaluation); });
+        [&] { result.untrained = untrained_accuracy(learner, test, config); });
   if (!result.untrained.empty()) matrix.untrained(result.untrained);
   auto const points = pawl::evaluation_points(train);
   auto const every = config.run.evaluate_every;

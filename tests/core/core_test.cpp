@@ -15,7 +15,6 @@
 #include <torch/nn/functional/activation.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
-#include <torch/nn/modules/pooling.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/rmsprop.h>
@@ -573,19 +572,23 @@ TEST_CASE("typed and run-time compositions train to the same bits and exchange c
 }
 
 TEST_CASE("accuracy does not depend on how many rows are evaluated at a time") {
-  auto x = torch::empty({150, 3, 80, 80}, torch::kFloat64);  // more numbers than 64 at a time hold
+  auto x = torch::empty({150, 2, 5, 5}, torch::kFloat64);
   fill_normal(x, 0, 1, Seed{1}.generator("x"));
-  auto experience = make_experience(x, torch::arange(150) % 3);
+  auto const y = torch::arange(150) % 3;
+  auto const experience = make_experience(x, y);
   Stream const stream{.name = "one", .outputs = 3, .experiences = {experience}};
-  nn::Sequential net(nn::AvgPool2d(8), nn::Flatten(), nn::Linear(300, 3));
-  net->to(torch::kFloat64);
-  Learner learner{net, Sgd{.lr = 0.1}};
-  learner.fit(experience, {.iterations = 2});
-  CHECK(evaluation_rows(learner.context(), experience.test) == 64);
-  auto const right = learner.predict(x).eq(torch::arange(150) % 3).to(torch::kFloat64).mean();
-  for (std::int64_t const rows : {0, 7, 150, 1000}) {
-    CHECK(evaluate(learner, stream, {.batch_size = rows}).accuracy[0] ==
-          doctest::Approx(right.item<double>()).epsilon(1e-12));
+  nn::Sequential const convolving(nn::Conv2d(2, 4, 3), nn::Flatten(), nn::Linear(36, 3)),
+      linear(nn::Flatten(), nn::Linear(50, 3));
+  for (auto net : {convolving, linear}) {
+    net->to(torch::kFloat64);
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.fit(experience, {.iterations = 2});
+    CHECK(evaluation_rows(learner.context()) == (net->size() == 3 ? 64 : 1000));
+    auto const right = learner.predict(x).eq(y).to(torch::kFloat64).mean().item<double>();
+    for (std::int64_t const rows : {0, 7, 150, 1000}) {
+      auto const accuracy = evaluate(learner, stream, {.batch_size = rows}).accuracy[0];
+      CHECK(accuracy == doctest::Approx(right).epsilon(1e-12));
+    }
   }
 }
 

@@ -25,10 +25,6 @@ struct Dataset {
   Normalise normalise;
 
   std::int64_t size() const { return rows.defined() ? rows.size(0) : 0; }
-  /// Numbers in a stored row, 1 at least.
-  std::int64_t row_size() const {
-    return std::max<std::int64_t>(1, c10::multiply_integers(source->shape));
-  }
 
   /// The samples at the given positions [k] int64 of this view, in that order.
   Dataset select(Tensor const& positions) const {

@@ -204,7 +204,8 @@ inline std::string compare_ways(CompiledChain& chain, Probe const& probe, Datase
 inline std::int64_t suitable_chunk(Dataset const& data, torch::Device device) {
   constexpr std::int64_t few = 256, many = 4096, numbers = std::int64_t{1} << 21;
   if (device.is_cpu()) return few;
-  return std::clamp(numbers / data.row_size(), few, many);
+  auto const row = std::max<std::int64_t>(1, c10::multiply_integers(data.source->shape));
+  return std::clamp(numbers / row, few, many);
 }
 
 /// sum [P] float64 over the samples at `positions` [k] of a data set. On the side: eval mode;

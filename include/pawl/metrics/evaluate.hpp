@@ -27,18 +27,19 @@ struct Evaluation {
     o("outputs", outputs, {"automatic", "seen", "all", "task"},
       "outputs that compete at test; automatic: task in the task scenario, else seen");
     o("batch_size", batch_size, at_least(0),
-      "test rows per forward pass; 0: 1000, fewer where a network on the host is no chain of "
-      "layers");
+      "test rows per forward pass; 0: 1000, of a convolutional network on the host 64");
     o("limit", limit, at_least(0), "test rows per experience, the first ones; 0: all");
   }
 };
 
-/// Test rows per forward pass: 1000, but on the host so many that what the layers of a
-/// convolutional network give stays in the caches.
-inline std::int64_t evaluation_rows(Context const& context, Dataset const& test) {
-  constexpr std::int64_t few = 64, many = 1000, numbers = std::int64_t{1} << 18;
-  if (!context.arena.device().is_cpu() || context.fast.chain.verified()) return many;
-  return std::clamp(numbers / test.row_size(), few, many);
+/// Test rows per forward pass, unless told: 1000, but 64 of a convolutional network on the host,
+/// where what its layers give is to stay in the caches, and not to be taken from the system anew.
+inline std::int64_t evaluation_rows(Context const& context) {
+  auto const parts = context.model.module->modules();
+  auto const convolves = std::any_of(parts.begin(), parts.end(), [](auto const& part) {
+    return part->template as<nn::Conv2dImpl>() != nullptr;
+  });
+  return convolves && context.arena.device().is_cpu() ? 64 : 1000;
 }
 
 /// Measures a learner on the test sets of all experiences of a stream. Training is not touched.
@@ -63,6 +64,7 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
   // Hits per experience, on the device until all are counted.
   auto const right =
       torch::zeros({stream.size()}, torch::TensorOptions(torch::kInt64).device(device));
+  auto const at_once = options.batch_size > 0 ? options.batch_size : evaluation_rows(context);
   std::int64_t next = 0;
   for (auto const& experience : stream) {
     auto const& test = experience.test;
@@ -76,8 +78,6 @@ AccuracyRow evaluate(AnyLearnerType& learner, Stream const& stream, Evaluation o
       continue;
     }
     Tensor shut;
-    auto const at_once =
-        options.batch_size > 0 ? options.batch_size : evaluation_rows(context, test);
     for (std::int64_t begin = 0; begin < size; begin += at_once) {
       auto const end = std::min(begin + at_once, size);
       auto const rows = test.read(torch::arange(begin, end, torch::kInt64), device);
