@@ -174,8 +174,8 @@ inline std::string add_batched(CompiledChain& chain, Probe const& probe, Dataset
 
 /// Samples that influence each other in the forward pass leave no trace in the graph, nor do
 /// factors in a layer, and a forward may be more than its chain: compares a few samples with the
-/// loop, parameter by parameter. Of a chain, which training compares as closely, no more is left to
-/// rounding than that needs. `room` [P] is zero, and is not afterwards.
+/// loop, parameter by parameter; a chain as closely as training does. `room` [P] is zero, and is
+/// not afterwards.
 inline std::string compare_ways(CompiledChain& chain, Probe const& probe, Dataset const& data,
                                 PerSampleSum const& what, Rows const& rows, std::int64_t first,
                                 Tensor const& room) {
