@@ -108,8 +108,9 @@ class Context {
                                 : torch::cat(shard_logits);
   }
 
-  /// How steps are computed: "compiled", "reference", or "reference: " and why not compiled;
-  /// "channels_last: " where images are laid out so.
+  /// How steps are computed: "compiled", "reference", or "reference: " and why not compiled; in its
+  /// place "layers: " where linear layers go by pawl's products, "channels_last: " where images are
+  /// laid out so, "channels_last, layers: ".
   std::string engine() const {
     return training.engine == Engine::reference ? "reference" : fast.text();
   }
@@ -146,7 +147,7 @@ class Context {
     model.route(tasks);
     auto const as_in_steps = !c10::GradMode::is_enabled() && fast.chain.verified();
     if (as_in_steps && fast.side_chain.takes(x)) return fast.side_chain.logits(x);
-    return model.forward(x);
+    return fast.forward(model, x);
   }
 
   /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` (host): of
@@ -267,20 +268,31 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   check_labels(host_column(rows.labels.contiguous()), logits.size(1));
   auto const z = active_logits(logits, rows.labels, rows.task, 0);
   auto const loss = at::cross_entropy_loss(z, rows.y);
+  auto const flat = fast.side_gradient(arena);
+  std::vector<bool> formed(arena.parameters().size(), false);
+  auto const take = [&](std::size_t i, LayerGradient const& gradient) {
+    auto const place = arena.parameter_view(flat, i);
+    formed[i] ? gradient.add_to(place, 1) : gradient.form(place);
+    formed[i] = true;
+  };
   if (compiled) {
-    if (used) used->assign(arena.parameters().size(), true);
-    auto const flat = fast.side_gradient(arena);
-    chain.backward(torch::autograd::grad({loss}, {chain.leaf()}).front(),
-                   [&](std::size_t i, auto const& g) { g.form(arena.parameter_view(flat, i)); });
-    return flat;
+    chain.backward(torch::autograd::grad({loss}, {chain.leaf()}).front(), take);
+  } else {
+    LinearLayers::Collecting const layers(arena, take);
+    auto const rest = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);
+    torch::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < rest.size(); ++i) {
+      auto const place = arena.parameter_view(flat, i);
+      if (!rest[i].defined()) {
+        if (!formed[i]) place.zero_();
+      } else {
+        formed[i] ? place.add_(rest[i]) : place.copy_(rest[i]);
+        formed[i] = true;
+      }
+    }
   }
-  auto const gradients = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);
-  if (used) {
-    used->clear();
-    for (auto const& g : gradients) used->push_back(g.defined());
-  }
-  torch::NoGradGuard no_grad;
-  return arena.pack(gradients);
+  if (used) *used = std::move(formed);
+  return flat;
 }
 
 }  // namespace v0

@@ -103,6 +103,14 @@ class Arena {
   bool by_operations() const { return by_operations_; }
   void by_operations(bool wanted) { by_operations_ = wanted; }
 
+  /// Which parameter a tensor is; -1: none.
+  std::int64_t index_of(Tensor const& tensor) const {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (parameters_[i].is_same(tensor)) return static_cast<std::int64_t>(i);
+    }
+    return -1;
+  }
+
   /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
   Tensor parameter_view(Tensor const& flat, std::size_t i) const {
     return flat.narrow(0, layout_[i].offset, layout_[i].size).view(layout_[i].shape);
@@ -150,44 +158,32 @@ class Arena {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       auto const place = parameter_view(gradient_, i);
       auto& gradient = parameters_[i].mutable_grad();
-      if (gradient.defined()) {
+      if (!gradient.defined()) {
+        place.zero_();
+      } else if (!is_at(gradient, place)) {
         places.push_back(place);
         parts.push_back(gradient.is_sparse() ? gradient.to_dense() : gradient);
-      } else {
-        place.zero_();
+        gradient = place;
       }
     }
     if (!places.empty()) at::_foreach_copy_(places, parts);  // one kernel on a device
-    auto const* place = places.begin();
-    for (auto& p : parameters_) {
-      if (p.grad().defined()) p.mutable_grad() = *place++;
-    }
     packed_ = true;
     return gradient_;
   }
 
-  /// Stores the gradient of parameter i, added to what autograd left in `.grad`. With `later`, only
-  /// its two factors are kept until somebody asks for the gradient. Call `seal` once every
-  /// parameter has its gradient.
+  /// Adds to the gradient of parameter i, which autograd may have left in `.grad`. With `later`, only
+  /// the two factors of the first one are kept until somebody asks for the gradient. Call `seal` once
+  /// every parameter has its gradient here.
   void take_gradient(std::size_t i, LayerGradient taken, bool later = false) {
     torch::NoGradGuard no_grad;
     active_[i] = true;
-    auto& gradient = parameters_[i].mutable_grad();
-    if (later && !gradient.defined() && taken.is_separable(parameters_[i])) {
+    if (later && !waits(i) && taken.is_separable(parameters_[i])) {
       waiting_.d.resize(parameters_.size());
       waiting_.x.resize(parameters_.size());
       waiting_.d[i] = std::move(taken.d), waiting_.x[i] = std::move(taken.x);
-      return;
-    }
-    make_gradient();
-    auto const view = parameter_view(gradient_, i);
-    if (gradient.defined()) {
-      view.copy_(gradient);
-      taken.add_to(view, 1);
     } else {
-      taken.form(view);
+      form(i, taken);
     }
-    gradient = view;
   }
   void seal() { packed_ = true; }
 
@@ -204,11 +200,8 @@ class Arena {
 
   /// Adds factor times the gradient of parameter i to it, which need not be formed for that.
   void add_gradient_to(std::size_t i, double factor) {
-    if (waiting_.any() && waiting_.d[i].defined()) {
-      waiting_[i].add_to(parameters_[i], factor);
-    } else {
-      parameters_[i].add_(parameters_[i].grad(), factor);
-    }
+    if (waits(i)) waiting_[i].add_to(parameters_[i], factor);
+    if (parameters_[i].grad().defined()) parameters_[i].add_(parameters_[i].grad(), factor);
   }
 
   /// Whether gradients are waiting to be formed.
@@ -218,14 +211,10 @@ class Arena {
   void form_gradients() {
     if (!waiting_.any()) return;
     torch::NoGradGuard no_grad;
-    make_gradient();
+    auto const all = std::exchange(waiting_, {});
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (!waiting_.d[i].defined()) continue;
-      auto const view = parameter_view(gradient_, i);
-      waiting_[i].form(view);
-      parameters_[i].mutable_grad() = view;
+      if (all.d[i].defined()) form(i, all[i]);
     }
-    waiting_ = {};
   }
 
   /// Takes `sum` [P] as the gradient of the step (after shards were added up).
@@ -240,7 +229,8 @@ class Arena {
 
   bool packed() const { return packed_; }
 
-  /// Gradients that are not formed yet, by parameter; empty lists where none is.
+  /// Gradients that are not formed yet, by parameter, and come on top of what lies in `.grad`; empty
+  /// lists where none is.
   struct Waiting {
     std::vector<Tensor> d{}, x{};
     bool any() const { return !d.empty(); }
@@ -310,6 +300,26 @@ class Arena {
 
   void make_gradient() {
     if (!gradient_.defined()) gradient_ = zeros(weights_.numel(), weights_.options());
+  }
+
+  bool waits(std::size_t i) const { return waiting_.any() && waiting_.d[i].defined(); }
+
+  /// Adds to the gradient of parameter i, and puts it into its place.
+  void form(std::size_t i, LayerGradient const& taken) {
+    make_gradient();
+    auto const place = parameter_view(gradient_, i);
+    auto& gradient = parameters_[i].mutable_grad();
+    if (gradient.defined()) {
+      if (!is_at(gradient, place)) place.copy_(gradient);
+      taken.add_to(place, 1);
+    } else {
+      taken.form(place);
+    }
+    gradient = place;
+  }
+
+  static bool is_at(Tensor const& gradient, Tensor const& place) {
+    return !gradient.is_sparse() && gradient.data_ptr() == place.data_ptr();
   }
 
   bool at_home(std::size_t i) const {

@@ -150,7 +150,7 @@ class Step {
     }
     c.model.route(c.batch.task);
     compiled_ = c.fast.compiled(c.model, c.batch.x);
-    c.logits = compiled_ ? c.fast.chain.forward(c.batch.x) : c.model.forward(c.batch.x);
+    c.logits = compiled_ ? c.fast.chain.forward(c.batch.x) : c.fast.forward(c.model, c.batch.x);
     draws = draws || (noise && noise->drawn());
     // Without heads that grow, labels of the whole experience can be told from its first step.
     auto const first = !std::exchange(looked_, true) && c.model.heads.empty();
@@ -180,8 +180,7 @@ class Step {
     if (strategies.wants_task_gradient && !penalties.empty()) {
       c.task_gradient = gradient_of(loss);
     }
-    total.backward();
-    c.arena.note_active();
+    backward(total);
     if (compiled_ && c.fast.chain.leaf().grad().defined()) {
       auto const& at_logits = c.fast.chain.leaf().grad();
       if (!c.fast.chain.backward_together(at_logits, c.arena)) {
@@ -202,6 +201,16 @@ class Step {
   Tensor own_loss() const {
     Phase const phase("loss");
     return c.weighted_cross_entropy();
+  }
+
+  void backward(Tensor const& total) {
+    auto const take = [this](std::size_t i, LayerGradient const& gradient) {
+      c.arena.take_gradient(i, gradient, update_.by_additions());
+      c.fast.note_layers();
+    };
+    LinearLayers::Collecting const layers(c.arena, take);
+    total.backward();
+    c.arena.note_active();
   }
 
   /// The gradient [P] of one loss; its graph is kept.

@@ -1,0 +1,206 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "../products/linear.hpp"
+#include "arena.hpp"
+
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/library.h>
+
+namespace pawl {
+inline namespace v0 {
+
+/// The linear layers of any module, wherever its forward uses them: products of rows [n, in] with a
+/// weight [out, in], transposed, are pawl's, and so are those of their gradients. The module's
+/// forward runs as it is, and its graph leads where it would lead otherwise, so whoever
+/// differentiates finds all gradients in it; but while a step's loss is differentiated, gradients of
+/// parameters go to the arena straight away, where those of weights need not be formed.
+class LinearLayers {
+ public:
+  /// Within it, this thread's linear layers go that way, where pawl's products suit.
+  class Scope {
+   public:
+    explicit Scope(bool wanted) {
+      if (wanted && products::uses_own_products() && available()) here_.emplace(key);
+    }
+
+   private:
+    std::optional<c10::impl::IncludeDispatchKeyGuard> here_;
+  };
+
+  /// Within it, this thread's gradients of an arena's parameters go to `take(index, gradient)`, as
+  /// far as linear layers hand them over; autograd finds those of other parameters, and what else
+  /// adds to these.
+  class Collecting {
+   public:
+    using Take = c10::function_ref<void(std::size_t, LayerGradient const&)>;
+
+    /// Both outlive it.
+    Collecting(Arena const& arena, Take take)
+        : arena_(arena), take_(take), outer_(std::exchange(here(), this)) {}
+    ~Collecting() { here() = outer_; }
+    Collecting(Collecting const&) = delete;
+    Collecting& operator=(Collecting const&) = delete;
+
+   private:
+    friend class LinearLayers;
+
+    static Collecting*& here() {
+      thread_local Collecting* innermost = nullptr;
+      return innermost;
+    }
+    bool take(Tensor const& parameter, LayerGradient const& gradient) const {
+      auto const i = arena_.index_of(parameter);
+      if (i >= 0) take_(static_cast<std::size_t>(i), gradient);
+      return i >= 0;
+    }
+
+    Arena const& arena_;
+    Take take_;
+    Collecting* outer_;
+  };
+
+ private:
+  /// What LibTorch's dispatcher leaves to others. Operations pass it by, but for those below.
+  static constexpr auto key = c10::DispatchKey::DeferredInit;
+
+  using Bias = std::optional<Tensor>;
+
+  /// x [n, in] times w [in, out], plus bias [out] where there is one.
+  struct Product : torch::autograd::Function<Product> {
+    using Context = torch::autograd::AutogradContext;
+    using Tensors = torch::autograd::variable_list;
+
+    static Tensor forward(Context* context, Tensor const& x, Tensor const& w, Bias const& bias) {
+      context->save_for_backward({x, w});
+      note(context, "weight", weight_behind(w));
+      if (bias) {
+        context->saved_data["biased"] = true;
+        note(context, "bias", parameter(*bias));
+      }
+      return product(x, w, bias);
+    }
+
+    static Tensors backward(Context* context, Tensors const& gradients) {
+      auto const saved = context->get_saved_variables();
+      auto const& x = saved[0];
+      auto const w = saved[1].t();
+      auto const biased = context->saved_data.count("biased") > 0;
+      auto const needs = [&](std::size_t i) {
+        return (i < 2 || biased) && context->needs_input_grad(i);
+      };
+      if (c10::GradMode::is_enabled()) {  // it may be differentiated once more
+        auto const& d = gradients[0];
+        return {needs(0) ? d.mm(w) : Tensor(), needs(1) ? d.t().mm(x).t() : Tensor(),
+                needs(2) ? d.sum(0) : Tensor()};
+      }
+      auto const d = gradients[0].contiguous();
+      Tensors all(3);
+      if (needs(0)) {
+        all[0] = at::empty({d.size(0), w.size(1)}, d.options());
+        products::input_gradient(all[0], d, w);
+      }
+      if (needs(1) && !taken(context, "weight", {d, x})) {
+        auto const formed = at::empty(w.sizes(), d.options());
+        LayerGradient{d, x}.form(formed);
+        all[1] = formed.t();
+      }
+      if (needs(2) && !taken(context, "bias", {d, {}})) all[2] = d.sum(0);
+      return all;
+    }
+
+   private:
+    static void note(Context* context, char const* name, Tensor const& parameter) {
+      if (parameter.defined()) context->saved_data[name] = parameter;
+    }
+    static bool taken(Context const* context, char const* name, LayerGradient const& gradient) {
+      auto const* const collecting = Collecting::here();
+      if (collecting == nullptr) return false;
+      auto const found = context->saved_data.find(name);
+      return found != context->saved_data.end() &&
+             collecting->take(found->second.toTensor(), gradient);
+    }
+  };
+
+  static Tensor product(Tensor const& x, Tensor const& w, Bias const& bias) {
+    auto y = at::empty({x.size(0), w.size(1)}, x.options().requires_grad(false));
+    products::linear(y, x, w.t(), bias.value_or(Tensor()));
+    return y;
+  }
+
+  /// A tensor, if it is one that gradients go to and nobody listens there; else undefined.
+  static Tensor parameter(Tensor const& leaf) {
+    namespace impl = torch::autograd::impl;
+    if (!leaf.requires_grad() || !leaf.is_leaf() || !impl::hooks(leaf).empty()) return {};
+    auto const end = impl::try_get_grad_accumulator(leaf);
+    auto const heard = end && !(end->pre_hooks().empty() && end->post_hooks().empty() &&
+                                end->tensor_pre_hooks().empty());
+    return heard || impl::post_acc_grad_hooks(leaf) ? Tensor() : leaf;
+  }
+
+  /// The same of what w [in, out] is the transposed of.
+  static Tensor weight_behind(Tensor const& w) {
+    if (!w.requires_grad() || !w.grad_fn()) return {};
+    auto const name = w.grad_fn()->name();
+    if (name != "TBackward0" && name != "TransposeBackward0") return {};
+    auto const next = w.grad_fn()->next_edge(0).function;
+    auto const* end = dynamic_cast<torch::autograd::AccumulateGrad const*>(next.get());
+    return end == nullptr ? Tensor() : parameter(end->variable);
+  }
+
+  static bool suits(Tensor const& x, Tensor const& w, Bias const& bias) {
+    if (x.dim() != 2 || w.dim() != 2 || x.size(1) != w.size(0) || x.numel() == 0) return false;
+    if (w.stride(0) != 1 || w.stride(1) != w.size(0) || !x.is_contiguous()) return false;
+    if (bias && (bias->dim() != 1 || bias->size(0) != w.size(1) || !is_plain(*bias))) return false;
+    return is_plain(x) && is_plain(w) && !at::autocast::is_autocast_enabled(at::kCPU);
+  }
+  /// Whether numbers of it lie in the host's memory, and nothing is special about it.
+  static bool is_plain(Tensor const& m) {
+    constexpr c10::DispatchKeySet usual{c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
+                                        c10::DispatchKey::ADInplaceOrView,
+                                        c10::DispatchKey::AutocastCPU};
+    return m.scalar_type() == torch::kFloat32 && m.is_cpu() && m.layout() == at::kStrided &&
+           (m.key_set().raw_repr() & ~usual.raw_repr()) == 0 && !m._fw_grad(0).defined();
+  }
+
+  static Tensor run(Tensor const& x, Tensor const& w, Bias const& bias) {
+    auto const learns = x.requires_grad() || w.requires_grad() || (bias && bias->requires_grad());
+    return learns && c10::GradMode::is_enabled() ? Product::apply(x, w, bias) : product(x, w, bias);
+  }
+
+  static Tensor addmm(Tensor const& bias, Tensor const& x, Tensor const& w, at::Scalar const& beta,
+                      at::Scalar const& alpha) {
+    c10::impl::ExcludeDispatchKeyGuard const below(key);
+    auto const plain = beta.equal(1) && alpha.equal(1);
+    return plain && suits(x, w, bias) ? run(x, w, bias) : at::addmm(bias, x, w, beta, alpha);
+  }
+  static Tensor mm(Tensor const& x, Tensor const& w) {
+    c10::impl::ExcludeDispatchKeyGuard const below(key);
+    return suits(x, w, {}) ? run(x, w, {}) : at::mm(x, w);
+  }
+
+  /// Whether the dispatcher knows about it; tells it, the first time. Not where somebody else in
+  /// this process uses the key.
+  static bool available() {
+    static bool const told = [] {
+      if (c10::Dispatcher::singleton().hasBackendFallbackForDispatchKey(key)) return false;
+      static torch::Library others(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
+      static torch::Library ours(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+      others.fallback(torch::CppFunction::makeFallthrough());
+      ours.impl("addmm", TORCH_FN(addmm));
+      ours.impl("mm", TORCH_FN(mm));
+      return true;
+    }();
+    return told;
+  }
+};
+
+}  // namespace v0
+}  // namespace pawl

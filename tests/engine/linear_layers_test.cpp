@@ -1,0 +1,293 @@
+// Linear layers inside of any module: whose products they are, and what autograd sees of them.
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "../core/networks.hpp"
+
+#include <ATen/autocast_mode.h>
+#include <torch/nn/functional/linear.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/dropout.h>
+#include <pawl/core/any_learner.hpp>
+#include <pawl/models/mlp.hpp>
+#include <pawl/optimizers/adam.hpp>
+#include <pawl/strategies/a_gem.hpp>
+#include <pawl/strategies/der.hpp>
+#include <pawl/strategies/ewc.hpp>
+#include <pawl/strategies/lwf.hpp>
+
+#include <doctest/doctest.h>  // after LibTorch, whose own CHECK must not win
+
+using namespace networks;
+
+namespace {
+
+constexpr std::int64_t width = 40;  // more than a vector, and no multiple of one
+
+/// What all of these networks have.
+struct Net : nn::Module {
+  nn::Linear first{register_module("first", nn::Linear(5, width))};
+  nn::Linear second{register_module("second", nn::Linear(width, width))};
+  nn::Linear last{register_module("last", nn::Linear(width, 3))};
+};
+
+struct Plain : Net {
+  Tensor forward(Tensor x) { return last(second(first(x.flatten(1)).relu()).relu()); }
+};
+
+struct Residual : Net {
+  Tensor forward(Tensor x) {
+    x = first(x).relu();
+    return last(x + at::gelu(second(x)));
+  }
+};
+
+/// One layer is used twice.
+struct Twice : Net {
+  Tensor forward(Tensor x) { return last(second(second(first(x)).tanh()).tanh()); }
+};
+
+/// Its weights are also used as numbers, before and after their layers use them.
+struct Scaled : Net {
+  Tensor forward(Tensor x) {
+    x = first(x).tanh() * first->weight.square().mean();
+    x = second(x * second->bias.exp());
+    return last(x) / (1 + last->weight.square().sum());
+  }
+};
+
+/// Rows have another dimension, a layer has no bias, and a weight comes in another way.
+struct Tokens : nn::Module {
+  nn::Linear first{register_module("first", nn::Linear(nn::LinearOptions(1, width).bias(false)))};
+  nn::Linear last{register_module("last", nn::Linear(width, 3))};
+  Tensor loose = register_parameter("loose", torch::randn({width, width}) / 10);
+  Tensor forward(Tensor x) {
+    x = first(x.unsqueeze(2)).tanh().mean(1);
+    return last(x.mm(loose).tanh() + x.matmul(loose.transpose(0, 1)));
+  }
+};
+
+struct Frozen : Net {
+  Frozen() { second->weight.set_requires_grad(false), first->bias.set_requires_grad(false); }
+  Tensor forward(Tensor x) { return last(second(first(x).tanh()).tanh()); }
+};
+
+/// Of its layers, one learns from a part of the rows alone, the weight of one goes by a detour.
+struct Detours : Net {
+  Tensor forward(Tensor x) {
+    x = first(x).tanh();
+    x = torch::cat({second(x.narrow(0, 0, 1)), x.narrow(0, 1, x.size(0) - 1)});
+    return torch::addmm(last->bias, x, (last->weight / 2).t()) +
+           torch::addmm(last->bias, x, last->weight.t(), 2, 0.5) +
+           torch::addmm(last->bias, x, last->weight.detach().t());
+  }
+};
+
+struct Drops : Net {
+  nn::Dropout drop{register_module("drop", nn::Dropout(0.3))};
+  nn::BatchNorm1d norm{register_module("norm", nn::BatchNorm1d(5))};
+  Tensor forward(Tensor x) { return last(drop(second(drop(first(norm(x)).relu())).relu())); }
+};
+
+/// A penalty of its own on weights, which autograd differentiates.
+struct Decays {
+  static constexpr char const* name = "decays";
+  Tensor penalty(Context& c) { return c.arena.parameters()[0].square().sum() / 10; }
+};
+
+/// Looks at the gradient of each step when the next one begins.
+struct Asks {
+  static constexpr char const* name = "asks";
+  Batch extend(Context& c, Batch b) {
+    if (c.step == 0) return b;
+    waiting.push_back(c.arena.has_unformed());
+    gradients.push_back(c.arena.gradient().clone());
+    return b;
+  }
+  std::vector<bool> waiting{};
+  std::vector<Tensor> gradients{};
+};
+
+/// Small weights, so that differences do not grow.
+void prepare(Model const& net) {
+  draw_weights(*net.module);
+  torch::NoGradGuard const no_graph;
+  for (auto& p : net.parameters()) p.mul_(0.3);
+}
+
+struct Trained {
+  std::vector<Tensor> weights{};
+  std::string engine{};
+};
+
+/// Three experiences of 64 rows in steps of 16, the second with zeros; then one of 9 rows.
+template <class... S>
+Trained train(Model const& net, Engine engine, std::int64_t shards, AnyOptimizer const& optimizer,
+              S const&... strategies) {
+  prepare(net);
+  Learner learner{net, optimizer, strategies...};
+  for (std::int64_t i = 0; i < 4; ++i) {
+    auto const all = rows(i == 3 ? 9 : 64, torch::kFloat32, 1, false, i);
+    auto const x = all.train.read(torch::arange(all.train.size())).stored;
+    auto const some = make_experience(x.relu(), all.train.labels, {}, i);
+    learner.fit(i == 1 ? some : all, {.epochs = 2, .batch_size = i == 3 ? 9 : 16, .shards = shards, .engine = engine});
+  }
+  Trained result{.engine = learner.context().engine()};
+  for (auto const& p : net.parameters()) result.weights.push_back(p.detach().clone());
+  return result;
+}
+
+template <class N, class... S>
+void check_same(AnyOptimizer const& optimizer, S const&... strategies) {
+  for (std::int64_t const shards : {1, 2}) {
+    auto const by = [&](Engine engine) {
+      return train(std::make_shared<N>(), engine, shards, optimizer, strategies...);
+    };
+    auto const fast = by(Engine::compiled), again = by(Engine::compiled);
+    auto const slow = by(Engine::reference);
+    CHECK(fast.engine == "layers: the model is not a chain of layers");
+    CHECK(slow.engine == "reference");
+    for (std::size_t i = 0; i < slow.weights.size(); ++i) {
+      CAPTURE(i);
+      CHECK(fast.weights[i].allclose(slow.weights[i], 1e-4, 1e-5));
+      CHECK(fast.weights[i].equal(again.weights[i]));
+    }
+  }
+}
+
+/// Without kernels there is nothing to test; release builds have them.
+bool no_kernels() {
+  at::set_num_threads(1);
+  if (products::uses_own_products()) return false;
+  MESSAGE("skipped: this build or processor has no products of pawl");
+  return true;
+}
+
+std::string node_of(Tensor const& y) { return y.grad_fn()->name(); }
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("the linear layers of any module give the weights of autograd", N, Plain,
+                   Residual, Twice, Scaled, Tokens, Frozen, Detours, Drops) {
+  if (no_kernels()) return;
+  check_same<N>(Sgd{.lr = 0.1});
+  check_same<N>(Sgd{.lr = 0.05, .momentum = 0.9, .weight_decay = 0.01});
+  check_same<N>(Adam{.lr = 0.002});
+}
+
+TEST_CASE_TEMPLATE("strategies see the same steps, too", N, Plain, Twice, Scaled, Detours) {
+  if (no_kernels()) return;
+  check_same<N>(Sgd{.lr = 0.1}, Decays{});
+  check_same<N>(Sgd{.lr = 0.1}, Ewc{.strength = 1});
+  check_same<N>(Sgd{.lr = 0.1}, AGem{.batch = 20});
+  check_same<N>(Sgd{.lr = 0.1}, Lwf{});
+  check_same<N>(Sgd{.lr = 0.1}, DerPlusPlus{.forward = Forward::separate});
+}
+
+TEST_CASE("gradients of weights wait, and are whole once somebody asks") {
+  if (no_kernels()) return;
+  auto const seen = [](Model const& net, Engine engine) {
+    prepare(net);
+    Learner learner{net, Sgd{.lr = 0.1}, Asks{}};
+    learner.fit(rows(64, torch::kFloat32), {.batch_size = 16, .engine = engine});
+    return learner.strategy<Asks>();
+  };
+  auto const compare = [&](auto make) {
+    auto const fast = seen(make(), Engine::compiled), slow = seen(make(), Engine::reference);
+    CHECK(fast.waiting == std::vector<bool>(3, true));
+    CHECK(slow.waiting == std::vector<bool>(3, false));
+    for (std::size_t i = 0; i < 3; ++i)
+      CHECK(fast.gradients[i].allclose(slow.gradients[i], 1e-4, 1e-6));
+  };
+  compare([] { return std::make_shared<Residual>(); });
+  compare([] { return std::make_shared<Scaled>(); });
+}
+
+TEST_CASE("whoever differentiates finds all gradients in the graph, and may do so again") {
+  if (no_kernels()) return;
+  NoiseScope const noise(Generator(4));
+  auto const net = std::make_shared<Scaled>();
+  draw_weights(*net);
+  auto const x = torch::randn({12, 5}).requires_grad_(true);
+  auto const all = [&](bool ours) {
+    std::optional<LinearLayers::Scope> scope;
+    scope.emplace(ours);
+    auto const y = net->forward(x);
+    scope.reset();
+    auto sources = net->parameters();
+    sources.push_back(x);
+    auto const first = torch::autograd::grad({y.square().sum()}, sources, {}, true, true);
+    auto length = torch::zeros({});
+    for (auto const& g : first) length = length + g.square().sum();
+    auto found = torch::autograd::grad({length}, sources);
+    found.insert(found.end(), first.begin(), first.end());
+    found.push_back(y);
+    return found;
+  };
+  auto const fast = all(true), slow = all(false);
+  for (std::size_t i = 0; i < slow.size(); ++i) CHECK(fast[i].allclose(slow[i], 1e-3, 1e-4));
+}
+
+TEST_CASE("hooks on parameters are called, with their gradients") {
+  if (no_kernels()) return;
+  auto const heard = [](Engine engine) {
+    auto const net = std::make_shared<Plain>();
+    prepare(net);
+    std::vector<Tensor> gradients;
+    net->second->weight.register_hook([&](Tensor const& g) { gradients.push_back(g.clone()); });
+    net->last->bias.register_hook([&](Tensor const& g) {
+      gradients.push_back(g.clone());
+      return g * 2;
+    });
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.fit(rows(64, torch::kFloat32), {.batch_size = 16, .engine = engine});
+    gradients.push_back(learner.context().weights().clone());
+    return gradients;
+  };
+  auto const fast = heard(Engine::compiled), slow = heard(Engine::reference);
+  REQUIRE(fast.size() == 4 * 2 + 1);
+  REQUIRE(slow.size() == fast.size());
+  for (std::size_t i = 0; i < slow.size(); ++i) CHECK(fast[i].allclose(slow[i], 1e-4, 1e-5));
+}
+
+TEST_CASE("what does not suit goes LibTorch's way") {
+  if (no_kernels()) return;
+  auto const w = torch::randn({7, 5}).requires_grad_(true), b = torch::randn({7});
+  auto const x = torch::randn({4, 5});
+  auto const ours = [&] { return node_of(torch::addmm(b, x, w.t())) != "AddmmBackward0"; };
+  CHECK_FALSE(ours());
+  {
+    LinearLayers::Scope const no(false);
+    CHECK_FALSE(ours());
+  }
+  LinearLayers::Scope const yes(true);
+  CHECK(ours());
+  std::thread([&] { CHECK_FALSE(ours()); }).join();
+  CHECK(node_of(torch::linear(x, w)) != "MmBackward0");
+  CHECK(node_of(torch::linear(x.expand({2, 4, 5}).contiguous(), w, b)) != "AddmmBackward0");
+  auto const of = [](Tensor const& bias, Tensor const& rows, Tensor const& weight) {
+    return node_of(torch::addmm(bias, rows, weight.t()));
+  };
+  auto const twice = torch::kFloat64;
+  CHECK(of(b.to(twice), x.to(twice), w.to(twice)) == "AddmmBackward0");
+  CHECK(of(b, x.t().contiguous().t(), w) == "AddmmBackward0");
+  CHECK(of(b, x, w.t().contiguous().t()) == "AddmmBackward0");
+  CHECK(of(b.unsqueeze(0), x, w) == "AddmmBackward0");
+  CHECK(of(b.narrow(0, 0, 1), x, w) == "AddmmBackward0");
+  CHECK(of(b, x.narrow(0, 0, 0), w) == "AddmmBackward0");
+  CHECK_THROWS_WITH_AS(of(b, torch::randn({4, 6}), w), doctest::Contains("shapes"), c10::Error);
+  {
+    torch::NoGradGuard const no_graph;
+    CHECK(torch::addmm(b, x, w.t()).allclose(x.matmul(w.t()) + b));
+  }
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  CHECK(torch::addmm(b, x, w.t()).dtype() == torch::kBFloat16);
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+}
