@@ -81,12 +81,16 @@ std::unique_ptr<at::ObserverContext> PhaseListener::began(at::RecordFunction con
   } else if (!self.open_.empty()) {
     auto& record = self.records_[self.open_.back().record];
     ++(call.scope() == at::RecordScope::FUNCTION ? record.operations : record.nodes);
-    record.flops += flops_of(call);
+    auto const flops = flops_of(call);
+    if (flops == 0) return nullptr;
+    if (self.products_++ == 0) record.flops += flops;
+    return std::make_unique<Product>();
   }
   return nullptr;
 }
 
-void PhaseListener::ended(at::RecordFunction const& call, at::ObserverContext*) {
+void PhaseListener::ended(at::RecordFunction const& call, at::ObserverContext* product) {
+  if (product != nullptr) --listener->products_;
   if (call.scope() == at::RecordScope::USER_SCOPE) listener->close();
 }
 

@@ -50,8 +50,11 @@ class PhaseListener {
     std::int64_t allocations;  ///< before
   };
 
+  /// A product, until it ends.
+  struct Product : at::ObserverContext {};
+
   static std::unique_ptr<at::ObserverContext> began(at::RecordFunction const& call);
-  static void ended(at::RecordFunction const& call, at::ObserverContext*);
+  static void ended(at::RecordFunction const& call, at::ObserverContext* product);
   void open(std::string const& name);
   void close();
   void wait() const;
@@ -60,6 +63,7 @@ class PhaseListener {
   bool counts_;
   std::vector<PhaseRecord> records_;
   std::vector<Open> open_;
+  int products_ = 0;  ///< that are open: one may be made by another, and counts once
   at::CallbackHandle handle_ = 0;
 };
 

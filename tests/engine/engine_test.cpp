@@ -258,8 +258,7 @@ TEST_CASE("what is no chain of layers runs through autograd, and says why") {
         no_chain);
   CHECK(engine_of(nn::Sequential(nn::Linear(5, 7), GrowingHead(7))) == no_chain);
   CHECK(engine_of(nn::Sequential(nn::ReLU(), nn::Linear(5, 3))) == no_chain);
-  CHECK(engine_of(nn::Sequential(twice, nn::ReLU(), twice)) ==
-        "the model uses a parameter twice");
+  CHECK(engine_of(nn::Sequential(twice, nn::ReLU(), twice)) == "the model uses a parameter twice");
   CHECK(engine_of(Mlp(5, 3, MlpOptions{.hidden = {7}})) == "compiled");
   CHECK(engine_of(Mlp(5, 3, MlpOptions{.hidden = {7}, .dropout = 0.1})) == no_chain);
   CHECK(engine_of(std::make_shared<ScaledImpl>(2)) ==

@@ -70,11 +70,43 @@ bool channels_last(std::string const& engine) { return engine.rfind("channels_la
 
 bool close(Tensor const& a, Tensor const& b) { return a.allclose(b, 1e-5, 1e-6); }
 
+/// Notes how the outcome of its first layer lies in memory.
+struct NotesImpl : nn::Module {
+  Tensor forward(Tensor const& x) {
+    auto const h = torch::relu(first->forward(x));
+    last_seen = h.suggest_memory_format();
+    return output->forward(torch::relu(second->forward(h)).flatten(1));
+  }
+  nn::Conv2d first{register_module("first", nn::Conv2d(nn::Conv2dOptions(1, 4, 3)))};
+  nn::Conv2d second{register_module("second", nn::Conv2d(nn::Conv2dOptions(4, 4, 3)))};
+  nn::Linear output{register_module("output", nn::Linear(4 * (side - 4) * (side - 4), 3))};
+  at::MemoryFormat last_seen = at::MemoryFormat::Preserve;
+};
+TORCH_MODULE(Notes);
+
 }  // namespace
 
 TEST_CASE("convolutions in float32 have their channels last, and say so") {
   CHECK(channels_last(engine_after(small_cnn(), images(12))));
   CHECK(engine_after(small_cnn(), images(12), Engine::reference) == "reference");
+}
+
+TEST_CASE("images of one channel, whose numbers lie the same in both layouts, are seen as such") {
+  auto const all = images(24);
+  auto const x = all.train.read(torch::arange(24)).stored.narrow(1, 0, 1).contiguous();
+  auto const grey = make_experience(x, all.train.labels);
+  auto const after = [&](Engine engine) {
+    Notes net;
+    std::int64_t i = 0;
+    for (auto& p : net->parameters()) fill_normal(p, 0, 0.1, Seed{7}.generator("net", i++));
+    Learner learner{net, Sgd{.lr = 0.05}};
+    learner.fit(grey, {.batch_size = 6, .engine = engine});
+    auto const fast = engine == Engine::compiled;
+    CHECK(channels_last(learner.context().engine()) == fast);
+    CHECK((net->last_seen == at::MemoryFormat::ChannelsLast) == fast);
+    return learner.context().weights().clone();
+  };
+  CHECK(close(after(Engine::compiled), after(Engine::reference)));
 }
 
 TEST_CASE("other networks are left as they are") {
@@ -115,8 +147,7 @@ TEST_CASE("a step differs from that of the reference by rounding alone") {
         learner_of(net, Sgd{.lr = 0.05}, {named("replay", {{"batch", "6"}}), named("lwf")});
     learner.fit(images(18), {.batch_size = 6, .engine = Engine::reference});
     learner.fit(images(6, torch::kFloat32, 1), {.batch_size = 6, .engine = engine});
-    CHECK(channels_last(learner.context().engine()) ==
-          (engine == Engine::compiled));
+    CHECK(channels_last(learner.context().engine()) == (engine == Engine::compiled));
     return learner.context().weights().clone();
   };
   auto const resnet = [] { return SlimResNet18(3, 3, SlimResNet18Options{.nf = 16}, Seed{3}); };

@@ -96,6 +96,87 @@ struct Drops : Net {
   Tensor forward(Tensor x) { return last(drop(second(drop(first(norm(x)).relu())).relu())); }
 };
 
+/// What goes into a layer is a parameter.
+struct Prototypes : Net {
+  Tensor prototypes = register_parameter("prototypes", torch::randn({3, width}) / 10);
+  Prototypes() {  // they move before the weight that they are multiplied with
+    unregister_module("second");
+    register_module("second", second);
+  }
+  Tensor forward(Tensor x) { return first(x).tanh().matmul(second(prototypes).tanh().t()); }
+};
+
+/// What a frozen layer was given changes afterwards, and so does a weight that is not needed again.
+struct Changes : Net {
+  Changes() { second->weight.set_requires_grad(false), second->bias.set_requires_grad(false); }
+  Tensor forward(Tensor x) {
+    x = first(x);
+    {
+      torch::NoGradGuard const no_graph;
+      first->weight.clamp_(-0.5, 0.5);
+    }
+    auto const h = second(x);
+    x += h;
+    return last(x.tanh());
+  }
+};
+
+/// Its gradient is another one than that of y = x: none where `share` is 0.
+struct Diverts : torch::autograd::Function<Diverts> {
+  static Tensor forward(torch::autograd::AutogradContext* context, Tensor const& x, double share) {
+    context->saved_data["share"] = share;
+    return x.clone();
+  }
+  static std::vector<Tensor> backward(torch::autograd::AutogradContext* context,
+                                      std::vector<Tensor> const& d) {
+    auto const share = context->saved_data["share"].toDouble();
+    return {share == 0 ? Tensor() : d[0] * share, Tensor()};
+  }
+};
+
+/// A layer that nobody learns from.
+struct Stops : Net {
+  Tensor forward(Tensor x) {
+    x = first(x).tanh();
+    return last(x + Diverts::apply(second(x), 0.));
+  }
+};
+
+/// A layer that differentiates another one by itself, and turns what it finds around.
+struct Inner : torch::autograd::Function<Inner> {
+  static Tensor forward(torch::autograd::AutogradContext* context, Tensor const& x, Tensor const& w,
+                        Tensor const& b) {
+    context->save_for_backward({x, w, b});
+    return torch::addmm(b, x, w.t());
+  }
+  static std::vector<Tensor> backward(torch::autograd::AutogradContext* context,
+                                      std::vector<Tensor> const& d) {
+    auto const saved = context->get_saved_variables();
+    torch::AutoGradMode const graph(true);
+    LinearLayers::Scope const layers(true);
+    auto const x = saved[0].detach().requires_grad_(true);
+    auto const y = torch::addmm(saved[2], x, saved[1].t());
+    auto found = torch::autograd::grad({y}, {x, saved[1], saved[2]}, {d[0]});
+    for (auto& g : found) g = -g;
+    return found;
+  }
+};
+struct Nested : Net {
+  Tensor forward(Tensor x) {
+    return last(Inner::apply(first(x).tanh(), second->weight, second->bias).tanh());
+  }
+};
+
+/// Words that are compared with their own embedding, whose gradient is sparse.
+struct Tied : nn::Module {
+  Tensor words = register_parameter("words", torch::randn({3, width}) / 10);
+  nn::Linear first{register_module("first", nn::Linear(5, width))};
+  Tensor forward(Tensor x) {
+    auto const some = torch::embedding(words, x.argmax(1).remainder(3), -1, false, /*sparse=*/true);
+    return (first(x).tanh() + some).matmul(words.t());
+  }
+};
+
 /// A penalty of its own on weights, which autograd differentiates.
 struct Decays {
   static constexpr char const* name = "decays";
@@ -137,7 +218,8 @@ Trained train(Model const& net, Engine engine, std::int64_t shards, AnyOptimizer
     auto const all = rows(i == 3 ? 9 : 64, torch::kFloat32, 1, false, i);
     auto const x = all.train.read(torch::arange(all.train.size())).stored;
     auto const some = make_experience(x.relu(), all.train.labels, {}, i);
-    learner.fit(i == 1 ? some : all, {.epochs = 2, .batch_size = i == 3 ? 9 : 16, .shards = shards, .engine = engine});
+    learner.fit(i == 1 ? some : all,
+                {.epochs = 2, .batch_size = i == 3 ? 9 : 16, .shards = shards, .engine = engine});
   }
   Trained result{.engine = learner.context().engine()};
   for (auto const& p : net.parameters()) result.weights.push_back(p.detach().clone());
@@ -175,7 +257,8 @@ std::string node_of(Tensor const& y) { return y.grad_fn()->name(); }
 }  // namespace
 
 TEST_CASE_TEMPLATE("the linear layers of any module give the weights of autograd", N, Plain,
-                   Residual, Twice, Scaled, Tokens, Frozen, Detours, Drops) {
+                   Residual, Twice, Scaled, Tokens, Frozen, Detours, Drops, Prototypes, Changes,
+                   Stops, Nested, Tied) {
   if (no_kernels()) return;
   check_same<N>(Sgd{.lr = 0.1});
   check_same<N>(Sgd{.lr = 0.05, .momentum = 0.9, .weight_decay = 0.01});
@@ -189,6 +272,48 @@ TEST_CASE_TEMPLATE("strategies see the same steps, too", N, Plain, Twice, Scaled
   check_same<N>(Sgd{.lr = 0.1}, AGem{.batch = 20});
   check_same<N>(Sgd{.lr = 0.1}, Lwf{});
   check_same<N>(Sgd{.lr = 0.1}, DerPlusPlus{.forward = Forward::separate});
+}
+
+/// Might look at the gradient.
+struct Looks {
+  static constexpr char const* name = "looks";
+  void edit_gradient(Context&) {}
+};
+
+TEST_CASE_TEMPLATE("whether a gradient is formed or not, weights have the same bits", N, Plain,
+                   Twice, Scaled, Prototypes, Detours) {
+  if (no_kernels()) return;
+  auto const by = [](auto const&... strategies) {
+    return train(std::make_shared<N>(), Engine::compiled, 1, Sgd{.lr = 0.1}, strategies...).weights;
+  };
+  auto const compare = [&](auto const&... strategies) {
+    auto const waiting = by(strategies...), formed = by(strategies..., Looks{});
+    for (std::size_t i = 0; i < formed.size(); ++i) CHECK(waiting[i].equal(formed[i]));
+  };
+  compare();
+  compare(Decays{});
+}
+
+TEST_CASE("a chain whose weights autograd moves, too, has the same bits either way") {
+  if (no_kernels()) return;
+  auto const by = [](auto const&... strategies) {
+    Mlp const net(5, 3, MlpOptions{.hidden = {width}}, Seed{1});
+    return train(net, Engine::compiled, 1, Sgd{.lr = 0.1}, Decays{}, strategies...).weights;
+  };
+  auto const waiting = by(), formed = by(Looks{});
+  for (std::size_t i = 0; i < formed.size(); ++i) CHECK(waiting[i].equal(formed[i]));
+}
+
+TEST_CASE("heads of other tasks are found to need no pass of their own") {
+  if (no_kernels()) return;
+  for (auto const engine : {Engine::compiled, Engine::reference}) {
+    Learner learner{network_of_tasks(torch::kFloat32), Sgd{.lr = 0.1}, Lwf{}};
+    for (std::int64_t i = 0; i < 2; ++i) {
+      auto experience = rows(64, torch::kFloat32, 1, true, i);
+      learner.fit(experience, {.batch_size = 16, .engine = engine});
+    }
+    CHECK(learner.strategy<Lwf>().heads_alone == true);
+  }
 }
 
 TEST_CASE("gradients of weights wait, and are whole once somebody asks") {
@@ -257,6 +382,23 @@ TEST_CASE("hooks on parameters are called, with their gradients") {
   for (std::size_t i = 0; i < slow.size(); ++i) CHECK(fast[i].allclose(slow[i], 1e-4, 1e-5));
 }
 
+/// Listens to a parameter from within a step.
+struct Listens {
+  static constexpr char const* name = "listens";
+  Tensor penalty(Context& c) {
+    if (!std::exchange(listening, true)) {
+      c.arena.parameters()[0].register_hook([](Tensor const& g) { return g * 3; });
+    }
+    return {};
+  }
+  bool listening = false;
+};
+
+TEST_CASE("a hook may come after the forward pass") {
+  if (no_kernels()) return;
+  check_same<Plain>(Sgd{.lr = 0.1}, Listens{});
+}
+
 TEST_CASE("what does not suit goes LibTorch's way") {
   if (no_kernels()) return;
   auto const w = torch::randn({7, 5}).requires_grad_(true), b = torch::randn({7});
@@ -287,7 +429,9 @@ TEST_CASE("what does not suit goes LibTorch's way") {
     torch::NoGradGuard const no_graph;
     CHECK(torch::addmm(b, x, w.t()).allclose(x.matmul(w.t()) + b));
   }
+  CHECK(node_of(torch::mm(x, w.narrow(0, 0, 0).t())) == "MmBackward0");
   at::autocast::set_autocast_enabled(at::kCPU, true);
-  CHECK(torch::addmm(b, x, w.t()).dtype() == torch::kBFloat16);
+  auto const half = torch::addmm(b, x, w.t());
   at::autocast::set_autocast_enabled(at::kCPU, false);
+  CHECK(half.dtype() == torch::kBFloat16);
 }

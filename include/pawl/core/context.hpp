@@ -147,7 +147,16 @@ class Context {
     model.route(tasks);
     auto const as_in_steps = !c10::GradMode::is_enabled() && fast.chain.verified();
     if (as_in_steps && fast.side_chain.takes(x)) return fast.side_chain.logits(x);
-    return fast.forward(model, x);
+    return own_forward(x);
+  }
+  /// Those that the module's own forward gives, routed as it is.
+  Tensor own_forward(Tensor const& x) const {
+    auto const layers = linear_layers();
+    return model.forward(x);
+  }
+  /// While it lives, linear layers of modules go by pawl's products, but with engine = reference.
+  LinearLayers::Scope linear_layers() const {
+    return LinearLayers::Scope(training.engine != Engine::reference);
   }
 
   /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` (host): of
@@ -278,7 +287,7 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   if (compiled) {
     chain.backward(torch::autograd::grad({loss}, {chain.leaf()}).front(), take);
   } else {
-    LinearLayers::Collecting const layers(arena, take);
+    LinearLayers::Collecting const layers(arena, loss, take);
     auto const rest = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);
     torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < rest.size(); ++i) {

@@ -122,7 +122,7 @@ class Learner {
     auto const inputs = c.fast.images(x.to(c.arena.device(), c.arena.dtype()));
     c.model.route(tasks);
     if (strategies_.has_scores) return strategies_.scores(c, inputs);
-    return c.fast.scores(c.model, inputs);
+    return c.fast.scores(c.model, inputs, c.training.engine != Engine::reference);
   }
 
   /// Labels [N] int64: the best of the classes seen so far, or of all outputs before the first

@@ -140,10 +140,14 @@ class Arena {
     active_.assign(parameters_.size(), false);
   }
 
-  /// Notes which parameters received a gradient in this backward pass.
+  /// Notes which parameters received a gradient in this backward pass. Those that received a part
+  /// of it from autograd are formed.
   void note_active() {
+    torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (parameters_[i].grad().defined()) active_[i] = true;
+      if (!parameters_[i].grad().defined()) continue;
+      active_[i] = true;
+      form_waiting(i);
     }
   }
 
@@ -162,7 +166,7 @@ class Arena {
         place.zero_();
       } else if (!is_at(gradient, place)) {
         places.push_back(place);
-        parts.push_back(gradient.is_sparse() ? gradient.to_dense() : gradient);
+        parts.push_back(dense(gradient));
         gradient = place;
       }
     }
@@ -171,17 +175,19 @@ class Arena {
     return gradient_;
   }
 
-  /// Adds to the gradient of parameter i, which autograd may have left in `.grad`. With `later`, only
-  /// the two factors of the first one are kept until somebody asks for the gradient. Call `seal` once
-  /// every parameter has its gradient here.
+  /// Adds to the gradient of parameter i; autograd may have left another part of it in `.grad`.
+  /// With `later`, a first part keeps its two factors until somebody asks for the gradient. Call
+  /// `seal` once every parameter has its gradient here.
   void take_gradient(std::size_t i, LayerGradient taken, bool later = false) {
     torch::NoGradGuard no_grad;
     active_[i] = true;
-    if (later && !waits(i) && taken.is_separable(parameters_[i])) {
+    auto const first = !waits(i) && !parameters_[i].grad().defined();
+    if (later && first && may_wait(taken, parameters_[i])) {
       waiting_.d.resize(parameters_.size());
       waiting_.x.resize(parameters_.size());
       waiting_.d[i] = std::move(taken.d), waiting_.x[i] = std::move(taken.x);
     } else {
+      form_waiting(i);
       form(i, taken);
     }
   }
@@ -200,8 +206,11 @@ class Arena {
 
   /// Adds factor times the gradient of parameter i to it, which need not be formed for that.
   void add_gradient_to(std::size_t i, double factor) {
-    if (waits(i)) waiting_[i].add_to(parameters_[i], factor);
-    if (parameters_[i].grad().defined()) parameters_[i].add_(parameters_[i].grad(), factor);
+    if (waits(i)) {
+      waiting_[i].add_to(parameters_[i], factor);
+    } else {
+      parameters_[i].add_(parameters_[i].grad(), factor);
+    }
   }
 
   /// Whether gradients are waiting to be formed.
@@ -211,10 +220,8 @@ class Arena {
   void form_gradients() {
     if (!waiting_.any()) return;
     torch::NoGradGuard no_grad;
-    auto const all = std::exchange(waiting_, {});
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (all.d[i].defined()) form(i, all[i]);
-    }
+    for (std::size_t i = 0; i < parameters_.size(); ++i) form_waiting(i);
+    waiting_ = {};
   }
 
   /// Takes `sum` [P] as the gradient of the step (after shards were added up).
@@ -229,8 +236,7 @@ class Arena {
 
   bool packed() const { return packed_; }
 
-  /// Gradients that are not formed yet, by parameter, and come on top of what lies in `.grad`; empty
-  /// lists where none is.
+  /// Gradients that are not formed yet, by parameter; empty lists where none is.
   struct Waiting {
     std::vector<Tensor> d{}, x{};
     bool any() const { return !d.empty(); }
@@ -304,13 +310,29 @@ class Arena {
 
   bool waits(std::size_t i) const { return waiting_.any() && waiting_.d[i].defined(); }
 
+  /// Whether a gradient gives the same bits when it is formed later, or added to y unformed. A
+  /// factor may be a parameter, which moves.
+  bool may_wait(LayerGradient const& gradient, Tensor const& y) const {
+    auto const apart = [this](Tensor const& m) {
+      return !m.storage().is_alias_of(weights_.storage());
+    };
+    return gradient.is_separable(y) && apart(gradient.d) && apart(gradient.x);
+  }
+
+  void form_waiting(std::size_t i) {
+    if (!waits(i)) return;
+    auto const taken = waiting_[i];
+    waiting_.d[i] = waiting_.x[i] = Tensor();
+    form(i, taken);
+  }
+
   /// Adds to the gradient of parameter i, and puts it into its place.
   void form(std::size_t i, LayerGradient const& taken) {
     make_gradient();
     auto const place = parameter_view(gradient_, i);
     auto& gradient = parameters_[i].mutable_grad();
     if (gradient.defined()) {
-      if (!is_at(gradient, place)) place.copy_(gradient);
+      if (!is_at(gradient, place)) place.copy_(dense(gradient));
       taken.add_to(place, 1);
     } else {
       taken.form(place);
@@ -318,6 +340,9 @@ class Arena {
     gradient = place;
   }
 
+  static Tensor dense(Tensor const& gradient) {
+    return gradient.is_sparse() ? gradient.to_dense() : gradient;
+  }
   static bool is_at(Tensor const& gradient, Tensor const& place) {
     return !gradient.is_sparse() && gradient.data_ptr() == place.data_ptr();
   }

@@ -29,7 +29,7 @@ class FastPaths {
     side_chain.compile(module, arena);
     side_gradient_ = Tensor();
     lately_ = false;
-    looked_ = true;
+    has_layers_ = false;
   }
 
   /// Tries the model out on the inputs of an experience's first step, `now` steps after the learner
@@ -55,26 +55,22 @@ class FastPaths {
     return agreed_;
   }
 
-  /// Logits [N, C] of inputs [N, ...] by the model's own forward, its linear layers by pawl's
-  /// products.
-  Tensor forward(Model const& model, Tensor const& x) const {
-    LinearLayers::Scope const layers(looked_);
-    return model.forward(x);
-  }
   /// Notes that a step's forward had linear layers that went that way.
   void note_layers() { has_layers_ = true; }
 
   /// Logits [N, C] of inputs [N, ...] in eval mode, without a graph. Of many, by the chain, where
-  /// that gives what the model's own forward gives for the first of them. (Heads look at the tasks
-  /// of all rows.)
-  Tensor scores(Model const& model, Tensor const& x) {
-    auto const many = x.size(0) >= products::sparse_rows && x.is_cpu() && products::leaves_out_zeros();
+  /// that gives what the model's own forward gives for the first of them (heads look at the tasks
+  /// of all rows), else with linear layers by pawl's products, where that is `wanted`.
+  Tensor scores(Model const& model, Tensor const& x, bool wanted) {
+    auto const many =
+        x.size(0) >= products::sparse_rows && x.is_cpu() && products::leaves_out_zeros();
     if (many && model.heads.empty() && chain.verified() && side_chain.takes(x)) {
       auto const some = model.forward(x.narrow(0, 0, 4));
       auto const all = side_chain.logits(x);
       if (agree(all.narrow(0, 0, 4), some)) return all;
     }
-    return many ? forward(model, x) : model.forward(x);
+    LinearLayers::Scope const layers(wanted && many);
+    return model.forward(x);
   }
 
   /// Before a step is recorded.
@@ -126,7 +122,6 @@ class FastPaths {
   Tensor side_gradient_;
   std::int64_t tried_ = -1;  // when the model was last tried out; -1: not since it changed
   bool lately_ = false;      // that was shortly before this experience
-  bool looked_ = false;      // for a chain: the model may be run in other ways than its own
   bool has_layers_ = false;  // that went by pawl's products in a step
   bool agreed_ = false;      // the chain with the model's own forward, when last compared
 };

@@ -23,8 +23,7 @@ class ImageLayout {
 
   /// Inputs [n, c, h, w] as the network is to have them; others as they are.
   Tensor operator()(Tensor const& x) const {
-    if (!channels_last() || x.dim() != 4) return x;
-    return x.contiguous(at::MemoryFormat::ChannelsLast);
+    return channels_last() && x.dim() == 4 ? laid_out(x) : x;
   }
 
   /// Decides, by a look at the module and a trial on two of the inputs.
@@ -40,6 +39,13 @@ class ImageLayout {
   void state(Archive& a) { a("channels_last", channels_last_); }
 
  private:
+  /// Where there is one channel, both layouts are the same numbers, and strides say which is meant.
+  static Tensor laid_out(Tensor const& x) {
+    auto const last = x.contiguous(at::MemoryFormat::ChannelsLast);
+    auto const h = x.size(2), w = x.size(3);
+    return x.size(1) == 1 ? last.as_strided(x.sizes(), {h * w, 1, w, 1}) : last;
+  }
+
   static bool has_plain_convolutions(nn::Module const& module) {
     bool any = false;
     for (auto const& part : module.modules()) {
@@ -65,7 +71,7 @@ class ImageLayout {
     model.route(tasks);
     auto const plain = model.forward(x);
     try {
-      auto const other = model.forward(x.contiguous(at::MemoryFormat::ChannelsLast));
+      auto const other = model.forward(laid_out(x));
       return other.sizes() == plain.sizes() && other.allclose(plain, 1e-3, 1e-5, true);
     } catch (std::exception const&) {
       return false;  // as it was: the plain layout is taken by all

@@ -1,17 +1,19 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "../products/linear.hpp"
 #include "arena.hpp"
 
 #include <ATen/autocast_mode.h>
+#include <c10/util/FunctionRef.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
 namespace pawl {
@@ -20,8 +22,11 @@ inline namespace v0 {
 /// The linear layers of any module, wherever its forward uses them: products of rows [n, in] with a
 /// weight [out, in], transposed, are pawl's, and so are those of their gradients. The module's
 /// forward runs as it is, and its graph leads where it would lead otherwise, so whoever
-/// differentiates finds all gradients in it; but while a step's loss is differentiated, gradients of
-/// parameters go to the arena straight away, where those of weights need not be formed.
+/// differentiates finds all gradients in it. Only in a pass that is collected, gradients of
+/// parameters that nobody listens to are handed over instead, before they are formed.
+///
+/// The first `Scope` of a process tells LibTorch's dispatcher, which should have no other thread in
+/// it then that is not pawl's. Of several libraries that carry pawl by themselves, one has this.
 class LinearLayers {
  public:
   /// Within it, this thread's linear layers go that way, where pawl's products suit.
@@ -35,16 +40,20 @@ class LinearLayers {
     std::optional<c10::impl::IncludeDispatchKeyGuard> here_;
   };
 
-  /// Within it, this thread's gradients of an arena's parameters go to `take(index, gradient)`, as
-  /// far as linear layers hand them over; autograd finds those of other parameters, and what else
-  /// adds to these.
+  /// Within it, gradients of an arena's parameters that linear layers find while this thread
+  /// differentiates one loss go to `take(index, gradient)`; autograd finds those of other
+  /// parameters, and what else adds to these.
   class Collecting {
    public:
     using Take = c10::function_ref<void(std::size_t, LayerGradient const&)>;
 
-    /// Both outlive it.
-    Collecting(Arena const& arena, Take take)
-        : arena_(arena), take_(take), outer_(std::exchange(here(), this)) {}
+    /// `arena` and `take` outlive it.
+    Collecting(Arena const& arena, Tensor const& loss, Take take)
+        : arena_(arena), take_(take), outer_(std::exchange(here(), this)) {
+      if (!loss.requires_grad()) return;
+      // A pass inside of that one, of some operation's own, is not meant.
+      loss.register_hook([pass = pass_](Tensor const&) { *pass = pass_here(); });
+    }
     ~Collecting() { here() = outer_; }
     Collecting(Collecting const&) = delete;
     Collecting& operator=(Collecting const&) = delete;
@@ -56,7 +65,10 @@ class LinearLayers {
       thread_local Collecting* innermost = nullptr;
       return innermost;
     }
+    static int pass_here() { return torch::autograd::get_current_graph_task_id(); }
+
     bool take(Tensor const& parameter, LayerGradient const& gradient) const {
+      if (*pass_ != pass_here()) return false;
       auto const i = arena_.index_of(parameter);
       if (i >= 0) take_(static_cast<std::size_t>(i), gradient);
       return i >= 0;
@@ -65,6 +77,7 @@ class LinearLayers {
     Arena const& arena_;
     Take take_;
     Collecting* outer_;
+    std::shared_ptr<int> pass_ = std::make_shared<int>(-1);
   };
 
  private:
@@ -79,40 +92,44 @@ class LinearLayers {
     using Tensors = torch::autograd::variable_list;
 
     static Tensor forward(Context* context, Tensor const& x, Tensor const& w, Bias const& bias) {
-      context->save_for_backward({x, w});
+      context->set_materialize_grads(false);
+      context->save_for_backward(
+          {w.requires_grad() ? x : Tensor(), x.requires_grad() ? w : Tensor()});
       note(context, "weight", weight_behind(w));
       if (bias) {
         context->saved_data["biased"] = true;
-        note(context, "bias", parameter(*bias));
+        note(context, "bias", unheard(*bias));
       }
       return product(x, w, bias);
     }
 
     static Tensors backward(Context* context, Tensors const& gradients) {
+      Tensors all(3);
+      if (!gradients[0].defined()) return all;
       auto const saved = context->get_saved_variables();
-      auto const& x = saved[0];
-      auto const w = saved[1].t();
+      auto const &x = saved[0], &w = saved[1];
       auto const biased = context->saved_data.count("biased") > 0;
       auto const needs = [&](std::size_t i) {
         return (i < 2 || biased) && context->needs_input_grad(i);
       };
       if (c10::GradMode::is_enabled()) {  // it may be differentiated once more
         auto const& d = gradients[0];
-        return {needs(0) ? d.mm(w) : Tensor(), needs(1) ? d.t().mm(x).t() : Tensor(),
-                needs(2) ? d.sum(0) : Tensor()};
+        if (needs(0)) all[0] = d.mm(w.t());
+        if (needs(1)) all[1] = d.t().mm(x).t();
+        if (needs(2)) all[2] = d.sum(0);
+        return all;
       }
       auto const d = gradients[0].contiguous();
-      Tensors all(3);
       if (needs(0)) {
-        all[0] = at::empty({d.size(0), w.size(1)}, d.options());
-        products::input_gradient(all[0], d, w);
+        all[0] = at::empty({d.size(0), w.size(0)}, d.options());
+        products::input_gradient(all[0], d, w.t());
       }
-      if (needs(1) && !taken(context, "weight", {d, x})) {
-        auto const formed = at::empty(w.sizes(), d.options());
+      if (needs(1) && !hand_over(context, "weight", {d, x})) {
+        auto const formed = at::empty({d.size(1), x.size(1)}, d.options());
         LayerGradient{d, x}.form(formed);
         all[1] = formed.t();
       }
-      if (needs(2) && !taken(context, "bias", {d, {}})) all[2] = d.sum(0);
+      if (needs(2) && !hand_over(context, "bias", {d, {}})) all[2] = d.sum(0);
       return all;
     }
 
@@ -120,12 +137,13 @@ class LinearLayers {
     static void note(Context* context, char const* name, Tensor const& parameter) {
       if (parameter.defined()) context->saved_data[name] = parameter;
     }
-    static bool taken(Context const* context, char const* name, LayerGradient const& gradient) {
+    static bool hand_over(Context const* context, char const* name, LayerGradient const& gradient) {
       auto const* const collecting = Collecting::here();
       if (collecting == nullptr) return false;
       auto const found = context->saved_data.find(name);
-      return found != context->saved_data.end() &&
-             collecting->take(found->second.toTensor(), gradient);
+      if (found == context->saved_data.end()) return false;
+      auto const parameter = found->second.toTensor();
+      return unheard(parameter).defined() && collecting->take(parameter, gradient);
     }
   };
 
@@ -136,27 +154,32 @@ class LinearLayers {
   }
 
   /// A tensor, if it is one that gradients go to and nobody listens there; else undefined.
-  static Tensor parameter(Tensor const& leaf) {
+  static Tensor unheard(Tensor const& leaf) {
     namespace impl = torch::autograd::impl;
     if (!leaf.requires_grad() || !leaf.is_leaf() || !impl::hooks(leaf).empty()) return {};
     auto const end = impl::try_get_grad_accumulator(leaf);
-    auto const heard = end && !(end->pre_hooks().empty() && end->post_hooks().empty() &&
-                                end->tensor_pre_hooks().empty());
-    return heard || impl::post_acc_grad_hooks(leaf) ? Tensor() : leaf;
+    auto const heard = (end && has_hooks(*end)) || impl::post_acc_grad_hooks(leaf);
+    return heard ? Tensor() : leaf;
+  }
+  static bool has_hooks(torch::autograd::Node& node) {
+    return !(node.pre_hooks().empty() && node.tensor_pre_hooks().empty() &&
+             node.post_hooks().empty() && node.retains_grad_hooks().empty());
   }
 
   /// The same of what w [in, out] is the transposed of.
   static Tensor weight_behind(Tensor const& w) {
-    if (!w.requires_grad() || !w.grad_fn()) return {};
-    auto const name = w.grad_fn()->name();
+    auto const node = w.grad_fn();
+    if (!node || has_hooks(*node)) return {};
+    auto const name = node->name();
     if (name != "TBackward0" && name != "TransposeBackward0") return {};
-    auto const next = w.grad_fn()->next_edge(0).function;
+    auto const next = node->next_edge(0).function;
     auto const* end = dynamic_cast<torch::autograd::AccumulateGrad const*>(next.get());
-    return end == nullptr ? Tensor() : parameter(end->variable);
+    return end == nullptr ? Tensor() : unheard(end->variable);
   }
 
   static bool suits(Tensor const& x, Tensor const& w, Bias const& bias) {
-    if (x.dim() != 2 || w.dim() != 2 || x.size(1) != w.size(0) || x.numel() == 0) return false;
+    if (x.dim() != 2 || w.dim() != 2 || x.size(1) != w.size(0)) return false;
+    if (x.numel() == 0 || w.numel() == 0) return false;
     if (w.stride(0) != 1 || w.stride(1) != w.size(0) || !x.is_contiguous()) return false;
     if (bias && (bias->dim() != 1 || bias->size(0) != w.size(1) || !is_plain(*bias))) return false;
     return is_plain(x) && is_plain(w) && !at::autocast::is_autocast_enabled(at::kCPU);

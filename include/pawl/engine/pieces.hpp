@@ -26,12 +26,18 @@ struct Block {
 /// 16, as slices of the arena are.
 inline std::int64_t block_size() { return std::int64_t{32768} * at::get_num_threads(); }
 
-/// Calls `f(block)` for one block of the weights after another; on a device once, for all of them.
+/// Calls `f(block)` for one block after another of these weights, or of some of them; on a device
+/// once, for all.
+template <class F>
+void each_block(Tensor const& weights, Block const& some, F&& f) {
+  auto const size = weights.is_cpu() ? block_size() : some.end - some.begin;
+  for (auto begin = some.begin; begin < some.end; begin += size) {
+    f(Block{begin, std::min(begin + size, some.end)});
+  }
+}
 template <class F>
 void each_block(Tensor const& weights, F&& f) {
-  auto const n = weights.numel();
-  auto const size = weights.is_cpu() ? block_size() : n;
-  for (std::int64_t begin = 0; begin < n; begin += size) f(Block{begin, std::min(begin + size, n)});
+  each_block(weights, {0, weights.numel()}, f);
 }
 
 /// A run of neighbouring active parameters that have taken the same number of steps, and so share
@@ -41,6 +47,7 @@ struct Run {
   std::int64_t size = 0;
   std::int64_t steps = 0;  ///< taken before this one
 
+  Block all() const { return {offset, offset + size}; }
   Block within(Block const& block) const {
     return {std::max(offset, block.begin), std::min(offset + size, block.end)};
   }
@@ -66,6 +73,12 @@ inline Runs count_step(Arena const& arena, std::vector<std::int64_t>& steps) {
     adjacent = active;
   }
   return runs;
+}
+
+/// The active parameters, however many steps they have taken.
+inline Runs active_runs(Arena const& arena) {
+  std::vector<std::int64_t> none;
+  return count_step(arena, none);
 }
 
 /// Calls `f(w, g, of, taken)` for what is updated as one vector within a block, where the gradient

@@ -150,7 +150,7 @@ class Step {
     }
     c.model.route(c.batch.task);
     compiled_ = c.fast.compiled(c.model, c.batch.x);
-    c.logits = compiled_ ? c.fast.chain.forward(c.batch.x) : c.fast.forward(c.model, c.batch.x);
+    c.logits = compiled_ ? c.fast.chain.forward(c.batch.x) : c.own_forward(c.batch.x);
     draws = draws || (noise && noise->drawn());
     // Without heads that grow, labels of the whole experience can be told from its first step.
     auto const first = !std::exchange(looked_, true) && c.model.heads.empty();
@@ -208,7 +208,7 @@ class Step {
       c.arena.take_gradient(i, gradient, update_.by_additions());
       c.fast.note_layers();
     };
-    LinearLayers::Collecting const layers(c.arena, take);
+    LinearLayers::Collecting const layers(c.arena, total, take);
     total.backward();
     c.arena.note_active();
   }

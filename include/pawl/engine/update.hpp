@@ -15,8 +15,9 @@ inline namespace v0 {
 /// after_step. For all weights at once, or, with the same bits,
 ///   by blocks     where all of that changes every weight by itself: one block of the weights after
 ///                 another, which stays in the cache meanwhile;
-///   by additions  where the gradient is only added to the weights: products of a compiled chain
-///                 add it to them, and it is never stored.
+///   by additions  where the gradient is only added to the weights: products of a compiled chain,
+///   or
+///                 of linear layers, add it to them, and it is never stored.
 template <class Strategies, class Opt>
 class Update {
  public:
@@ -84,21 +85,22 @@ class Update {
            weights.numel() > block_size();
   }
 
-  /// To the weights is added what strategies would add to the gradient, block by block, and then
-  /// the gradient. Where that is shown, it is formed after all.
+  /// To the active weights is added what strategies would add to the gradient, block by block, and
+  /// then the gradient. Where that is shown, it is formed after all.
   void run_by_additions() {
     done_ = true;
     Tensor additions;
+    auto const add = [&](Block const& block) {
+      Context::LookAt look(c, block, true);
+      strategies.edit_gradient(c);
+      if (!look.asked() || (!shown_ && look.subtract_only_pull(c.learning_rate()))) return;
+      c.weights().add_(c.gradient(), -c.learning_rate());
+      if (!shown_) return;
+      if (!additions.defined()) additions = torch::zeros_like(c.arena.weights());
+      block.of(additions).copy_(c.gradient());
+    };
     if (strategies.reads_gradient) {
-      each_block(c.arena.weights(), [&](Block const& block) {
-        Context::LookAt look(c, block, true);
-        strategies.edit_gradient(c);
-        if (!look.asked() || (!shown_ && look.subtract_only_pull(c.learning_rate()))) return;
-        c.weights().add_(c.gradient(), -c.learning_rate());
-        if (!shown_) return;
-        if (!additions.defined()) additions = torch::zeros_like(c.arena.weights());
-        block.of(additions).copy_(c.gradient());
-      });
+      for (auto const& run : active_runs(c.arena)) each_block(c.arena.weights(), run.all(), add);
     }
     Phase optimizing("optimizer");
     at_rate([&] { optimizer.step(c.arena); });

@@ -1,0 +1,168 @@
+// A training step of networks as one writes them, with a forward of their own: through the learner
+// against the same loop by hand with LibTorch and `torch::optim`. Rows are images of which a fifth
+// is not black, gathered as bytes and scaled to float. After an epoch both must have the same
+// weights, but for rounding (not with dropout, whose noise differs). Floor: the forward passes
+// alone, without a graph, by LibTorch.
+//
+//   pawl-micro --benchmark_filter=module
+
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "pawl/core/learner.hpp"
+#include "pawl/optimizers/adam.hpp"
+#include "sides.hpp"
+#include "subjects.hpp"
+
+#include <torch/nn/functional/activation.h>
+#include <torch/nn/functional/pooling.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/sgd.h>
+
+namespace {
+
+using torch::Tensor;
+namespace nn = torch::nn;
+namespace functional = torch::nn::functional;
+
+/// Three linear layers.
+struct Perceptron : nn::Module {
+  nn::Linear first{register_module("first", nn::Linear(784, 400))};
+  nn::Linear second{register_module("second", nn::Linear(400, 400))};
+  nn::Linear last{register_module("last", nn::Linear(400, 10))};
+  Tensor forward(Tensor const& x) { return last(second(first(x.flatten(1)).relu()).relu()); }
+};
+
+struct Residual : Perceptron {
+  Tensor forward(Tensor const& x) {
+    auto const h = first(x.flatten(1)).relu();
+    return last(h + functional::gelu(second(h)));
+  }
+};
+
+struct Dropout : Perceptron {
+  nn::Dropout drop{register_module("drop", nn::Dropout(0.5))};
+  Tensor forward(Tensor const& x) {
+    return last(drop(second(drop(first(x.flatten(1)).relu())).relu()));
+  }
+};
+
+struct BatchNorm : Perceptron {
+  nn::BatchNorm1d norms[2]{register_module("norm1", nn::BatchNorm1d(400)),
+                           register_module("norm2", nn::BatchNorm1d(400))};
+  Tensor forward(Tensor const& x) {
+    return last(norms[1](second(norms[0](first(x.flatten(1))).relu())).relu());
+  }
+};
+
+/// After LeNet-5 (LeCun et al., Proc. IEEE 1998).
+struct LeNet : nn::Module {
+  nn::Conv2d first{register_module("first", nn::Conv2d(nn::Conv2dOptions(1, 6, 5).padding(2)))};
+  nn::Conv2d second{register_module("second", nn::Conv2d(nn::Conv2dOptions(6, 16, 5)))};
+  nn::Linear third{register_module("third", nn::Linear(400, 120))};
+  nn::Linear fourth{register_module("fourth", nn::Linear(120, 84))};
+  nn::Linear last{register_module("last", nn::Linear(84, 10))};
+  static Tensor halved(Tensor const& x) {
+    return functional::max_pool2d(x, functional::MaxPool2dFuncOptions(2));
+  }
+  Tensor forward(Tensor const& x) {
+    auto const h = halved(second(halved(first(x).relu())).relu()).flatten(1);
+    return last(fourth(third(h).relu()).relu());
+  }
+};
+
+/// Two convolutions of 3x3 with batch normalisation.
+struct Convolutions : nn::Module {
+  nn::Conv2d first{register_module("first", nn::Conv2d(nn::Conv2dOptions(1, 32, 3).padding(1)))};
+  nn::Conv2d second{register_module("second", nn::Conv2d(nn::Conv2dOptions(32, 64, 3).padding(1)))};
+  nn::BatchNorm2d norms[2]{register_module("norm1", nn::BatchNorm2d(32)),
+                           register_module("norm2", nn::BatchNorm2d(64))};
+  nn::Linear last{register_module("last", nn::Linear(64 * 49, 10))};
+  Tensor forward(Tensor const& x) {
+    auto const h = LeNet::halved(norms[0](first(x)).relu());
+    return last(LeNet::halved(norms[1](second(h)).relu()).flatten(1));
+  }
+};
+
+struct Sgd {
+  pawl::Sgd ours{.lr = 0.01};
+  using Theirs = torch::optim::SGD;
+  torch::optim::SGDOptions options = torch::optim::SGDOptions(0.01);
+};
+struct Adam {
+  pawl::Adam ours{.lr = 0.001};
+  using Theirs = torch::optim::Adam;
+  torch::optim::AdamOptions options{0.001};
+};
+
+template <class Net, class Kind>
+void module(benchmark::State& state) {
+  auto const batch = state.range(0), rows = 10 * batch;
+  auto const flat = micro::random_images(rows, micro::on_black);
+  auto const all = flat.train.read(torch::arange(rows));
+  auto experience = pawl::make_experience(all.stored.view({rows, 1, 28, 28}), all.labels);
+  experience.train.normalise = flat.train.normalise;
+
+  auto const ours = std::make_shared<Net>(), theirs = std::make_shared<Net>();
+  auto const parameters = theirs->parameters();
+  {
+    torch::NoGradGuard const no_graph;
+    for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].copy_(ours->parameters()[i]);
+  }
+  Kind kind;
+  typename Kind::Theirs optimizer(parameters, kind.options);
+  auto const inputs = [&](Tensor const& positions) {
+    auto const x = all.stored.index_select(0, positions).to(torch::kFloat32).mul_(1 / 255.);
+    return x.view({batch, 1, 28, 28});
+  };
+  auto const order = torch::arange(rows);
+  auto const by_hand = [&] {
+    for (std::int64_t begin = 0; begin < rows; begin += batch) {
+      auto const positions = order.slice(0, begin, begin + batch);
+      auto const y = all.labels.index_select(0, positions);
+      auto const loss = at::cross_entropy_loss(theirs->forward(inputs(positions)), y);
+      optimizer.zero_grad();
+      loss.backward();
+      benchmark::DoNotOptimize(loss.template item<float>());
+      optimizer.step();
+    }
+  };
+  auto const x = inputs(order.slice(0, 0, batch));
+  auto const forward = [&] {
+    torch::NoGradGuard const no_graph;
+    for (std::int64_t i = 0; i < rows / batch; ++i) {
+      benchmark::DoNotOptimize(theirs->forward(x).data_ptr());
+    }
+  };
+
+  pawl::Learner learner{ours, kind.ours};
+  pawl::Training const training{.batch_size = batch, .shuffle = false};
+  at::set_num_threads(1);
+  learner.fit(experience, training), by_hand();
+  std::vector<Tensor> after, expected;
+  for (auto const& p : ours->parameters()) after.push_back(p.detach().clone());
+  for (auto const& p : parameters) expected.push_back(p.detach().clone());
+  micro::compare(
+      state, {.operations = static_cast<double>(rows / batch)},
+      [&] { learner.fit(experience, training); }, by_hand, forward);
+  if (!std::is_same_v<Net, Dropout>) micro::expect_same(state, after, expected, 1e-2);
+}
+
+void batches(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("batch")->Arg(10)->Arg(128);
+  micro::turns<11>(benchmark);
+}
+
+BENCHMARK_TEMPLATE(module, Perceptron, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, Residual, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, Dropout, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, BatchNorm, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, LeNet, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, Convolutions, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, Perceptron, Adam)->Apply(batches);
+BENCHMARK_TEMPLATE(module, BatchNorm, Adam)->Apply(batches);
+BENCHMARK_TEMPLATE(module, Convolutions, Adam)->Apply(batches);
+
+}  // namespace
