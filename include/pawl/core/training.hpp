@@ -30,8 +30,9 @@ enum class Schedule {
 
 /// How steps are computed. All give the same results to rounding.
 enum class Engine {
-  compiled,  ///< every fast path: without autograd's graph where the layers of the model are known,
-             ///< and on a device as recorded graphs where the strategies allow it
+  compiled,  ///< every fast path: without autograd's graph where the model is a chain of layers,
+             ///< by pawl's products where it has linear ones, and on a device as recorded graphs
+             ///< where the strategies allow it
   eager,     ///< the same, step by step: nothing is recorded
   reference  ///< autograd and plain LibTorch operations alone
 };
@@ -99,8 +100,9 @@ struct Training {
       "first epochs of every experience, W, in which epoch e = 0, 1, ... has share (e + 1) / (W + "
       "1) of the learning rate; a cosine starts after them");
     o("engine", engine, {"compiled", "eager", "reference"},
-      "compiled: chains of linear layers run without autograd's graph, and a GPU replays recorded "
-      "steps; eager: nothing is recorded; reference: autograd and LibTorch's operations alone");
+      "compiled: chains of linear layers run without autograd's graph, linear layers of other "
+      "models by pawl's products, and a GPU replays recorded steps; eager: nothing is recorded; "
+      "reference: autograd and LibTorch's operations alone");
   }
 
   /// What multiplies the learning rate in an epoch of an experience:

@@ -12,7 +12,7 @@ namespace pawl {
 inline namespace v0 {
 
 /// How images lie in memory on their way into a network. In float32 on the host LibTorch's
-/// convolutions are faster by a tenth to a third where an image's channels lie side by side
+/// convolutions are faster by a tenth to two thirds where an image's channels lie side by side
 /// ("channels last"); results differ in their last bits. What could go wrong is left alone: grouped
 /// convolutions may be slower, a module that calls `view` may refuse such inputs, and LibTorch 2.13
 /// writes out of bounds in the backward pass of a 1x1 convolution with a stride and fewer channels

@@ -9,13 +9,6 @@
 #include "../products/linear.hpp"
 #include "arena.hpp"
 
-#include <ATen/autocast_mode.h>
-#include <c10/util/FunctionRef.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/functions/accumulate_grad.h>
-#include <torch/csrc/autograd/graph_task.h>
-#include <torch/library.h>
-
 namespace pawl {
 inline namespace v0 {
 
@@ -25,8 +18,7 @@ inline namespace v0 {
 /// differentiates finds all gradients in it. Only in a pass that is collected, gradients of
 /// parameters that nobody listens to are handed over instead, before they are formed.
 ///
-/// The first `Scope` of a process tells LibTorch's dispatcher, which should have no other thread in
-/// it then that is not pawl's. Of several libraries that carry pawl by themselves, one has this.
+/// Of several libraries in one process that carry pawl without showing it, one has this.
 class LinearLayers {
  public:
   /// Within it, this thread's linear layers go that way, where pawl's products suit.
