@@ -70,10 +70,10 @@ TEST_CASE("a module of one's own trains as a holder, as a pointer and behind a m
   CHECK(holder->norm->running_mean.abs().sum().item<double>() > 0);
   CHECK(holder->is_training());
 
-  // By hand: the same batches, in order.
+  // By hand: the same batches, in order, and LibTorch's operations.
   Own given;
   pawl::Learner learner{given, pawl::Sgd{.lr = .1}};
-  learner.fit(experience, {.batch_size = 8, .shuffle = false});
+  learner.fit(experience, {.batch_size = 8, .shuffle = false, .engine = pawl::Engine::reference});
   for (std::int64_t begin = 0; begin < 24; begin += 8) {
     hand->zero_grad();
     auto const y = experience.train.labels.slice(0, begin, begin + 8);
