@@ -226,15 +226,22 @@ Trained train(Model const& net, Engine engine, std::int64_t shards, AnyOptimizer
   return result;
 }
 
+/// Whether this build and processor have products of pawl, on one thread.
+bool own_products() {
+  at::set_num_threads(1);
+  return products::uses_own_products();
+}
+
 template <class N, class... S>
 void check_same(AnyOptimizer const& optimizer, S const&... strategies) {
+  std::string const way = own_products() ? "layers" : "reference";
   for (std::int64_t const shards : {1, 2}) {
     auto const by = [&](Engine engine) {
       return train(std::make_shared<N>(), engine, shards, optimizer, strategies...);
     };
     auto const fast = by(Engine::compiled), again = by(Engine::compiled);
     auto const slow = by(Engine::reference);
-    CHECK(fast.engine == "layers: the model is not a chain of layers");
+    CHECK(fast.engine == way + ": the model is not a chain of layers");
     CHECK(slow.engine == "reference");
     for (std::size_t i = 0; i < slow.weights.size(); ++i) {
       CAPTURE(i);
@@ -244,14 +251,6 @@ void check_same(AnyOptimizer const& optimizer, S const&... strategies) {
   }
 }
 
-/// Without kernels there is nothing to test; release builds have them.
-bool no_kernels() {
-  at::set_num_threads(1);
-  if (products::uses_own_products()) return false;
-  MESSAGE("skipped: this build or processor has no products of pawl");
-  return true;
-}
-
 std::string node_of(Tensor const& y) { return y.grad_fn()->name(); }
 
 }  // namespace
@@ -259,14 +258,12 @@ std::string node_of(Tensor const& y) { return y.grad_fn()->name(); }
 TEST_CASE_TEMPLATE("the linear layers of any module give the weights of autograd", N, Plain,
                    Residual, Twice, Scaled, Tokens, Frozen, Detours, Drops, Prototypes, Changes,
                    Stops, Nested, Tied) {
-  if (no_kernels()) return;
   check_same<N>(Sgd{.lr = 0.1});
   check_same<N>(Sgd{.lr = 0.05, .momentum = 0.9, .weight_decay = 0.01});
   check_same<N>(Adam{.lr = 0.002});
 }
 
 TEST_CASE_TEMPLATE("strategies see the same steps, too", N, Plain, Twice, Scaled, Detours) {
-  if (no_kernels()) return;
   check_same<N>(Sgd{.lr = 0.1}, Decays{});
   check_same<N>(Sgd{.lr = 0.1}, Ewc{.strength = 1});
   check_same<N>(Sgd{.lr = 0.1}, AGem{.batch = 20});
@@ -282,7 +279,7 @@ struct Looks {
 
 TEST_CASE_TEMPLATE("whether a gradient is formed or not, weights have the same bits", N, Plain,
                    Twice, Scaled, Prototypes, Detours) {
-  if (no_kernels()) return;
+  at::set_num_threads(1);
   auto const by = [](auto const&... strategies) {
     return train(std::make_shared<N>(), Engine::compiled, 1, Sgd{.lr = 0.1}, strategies...).weights;
   };
@@ -295,7 +292,7 @@ TEST_CASE_TEMPLATE("whether a gradient is formed or not, weights have the same b
 }
 
 TEST_CASE("a chain whose weights autograd moves, too, has the same bits either way") {
-  if (no_kernels()) return;
+  at::set_num_threads(1);
   auto const by = [](auto const&... strategies) {
     Mlp const net(5, 3, MlpOptions{.hidden = {width}}, Seed{1});
     return train(net, Engine::compiled, 1, Sgd{.lr = 0.1}, Decays{}, strategies...).weights;
@@ -305,7 +302,7 @@ TEST_CASE("a chain whose weights autograd moves, too, has the same bits either w
 }
 
 TEST_CASE("heads of other tasks are found to need no pass of their own") {
-  if (no_kernels()) return;
+  at::set_num_threads(1);
   for (auto const engine : {Engine::compiled, Engine::reference}) {
     Learner learner{network_of_tasks(torch::kFloat32), Sgd{.lr = 0.1}, Lwf{}};
     for (std::int64_t i = 0; i < 2; ++i) {
@@ -317,7 +314,7 @@ TEST_CASE("heads of other tasks are found to need no pass of their own") {
 }
 
 TEST_CASE("gradients of weights wait, and are whole once somebody asks") {
-  if (no_kernels()) return;
+  if (!own_products()) return;
   auto const seen = [](Model const& net, Engine engine) {
     prepare(net);
     Learner learner{net, Sgd{.lr = 0.1}, Asks{}};
@@ -336,7 +333,7 @@ TEST_CASE("gradients of weights wait, and are whole once somebody asks") {
 }
 
 TEST_CASE("whoever differentiates finds all gradients in the graph, and may do so again") {
-  if (no_kernels()) return;
+  at::set_num_threads(1);
   NoiseScope const noise(Generator(4));
   auto const net = std::make_shared<Scaled>();
   draw_weights(*net);
@@ -361,7 +358,7 @@ TEST_CASE("whoever differentiates finds all gradients in the graph, and may do s
 }
 
 TEST_CASE("hooks on parameters are called, with their gradients") {
-  if (no_kernels()) return;
+  at::set_num_threads(1);
   auto const heard = [](Engine engine) {
     auto const net = std::make_shared<Plain>();
     prepare(net);
@@ -395,12 +392,11 @@ struct Listens {
 };
 
 TEST_CASE("a hook may come after the forward pass") {
-  if (no_kernels()) return;
   check_same<Plain>(Sgd{.lr = 0.1}, Listens{});
 }
 
 TEST_CASE("what does not suit goes LibTorch's way") {
-  if (no_kernels()) return;
+  if (!own_products()) return;
   auto const w = torch::randn({7, 5}).requires_grad_(true), b = torch::randn({7});
   auto const x = torch::randn({4, 5});
   auto const ours = [&] { return node_of(torch::addmm(b, x, w.t())) != "AddmmBackward0"; };
