@@ -174,14 +174,15 @@ class CompiledChain {
 
   std::int64_t index_of(Tensor const& tensor, Arena const& arena, std::vector<bool>& used) {
     if (!tensor.defined() || !tensor.requires_grad()) return -1;
-    for (std::size_t i = 0; i < arena.parameters().size(); ++i) {
-      if (!arena.parameters()[i].is_same(tensor)) continue;
-      if (used[i]) obstacle_ = "the model uses a parameter twice";
-      used[i] = true;
-      return static_cast<std::int64_t>(i);
+    auto const i = arena.index_of(tensor);
+    if (i < 0) {
+      obstacle_ = "a layer has a weight that is no parameter of the model";
+      return -1;
     }
-    obstacle_ = "a layer has a weight that is no parameter of the model";
-    return -1;
+    auto const known = static_cast<std::size_t>(i);
+    if (used[known]) obstacle_ = "the model uses a parameter twice";
+    used[known] = true;
+    return i;
   }
 
   /// A buffer [rows, columns], kept between steps.

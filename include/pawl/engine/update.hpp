@@ -15,9 +15,8 @@ inline namespace v0 {
 /// after_step. For all weights at once, or, with the same bits,
 ///   by blocks     where all of that changes every weight by itself: one block of the weights after
 ///                 another, which stays in the cache meanwhile;
-///   by additions  where the gradient is only added to the weights: products of a compiled chain,
-///   or
-///                 of linear layers, add it to them, and it is never stored.
+///   by additions  where the gradient is only added to the weights: products of linear layers add
+///                 it to them, and it is never stored.
 template <class Strategies, class Opt>
 class Update {
  public:
