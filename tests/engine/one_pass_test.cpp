@@ -214,8 +214,13 @@ TEST_CASE("one pull goes to the weights right away, and several together, with t
       for (int i = 0; i < pulls; ++i) c.pull(c.here(anchor), c.here(omega * (i + 1)), 0.7);
       CHECK(look.asked() == (pulls > 0));
       if (formed) c.gradient();
-      found.at_once = look.subtract_only_pull(0.1);
-      if (!found.at_once && pulls > 0) c.weights().add_(c.gradient(), -0.1);
+      auto const* const pull = look.only_pull();
+      found.at_once = pull != nullptr;
+      if (found.at_once) {
+        pull->subtract_from(c.weights(), 0.1);
+      } else if (pulls > 0) {
+        c.weights().add_(c.gradient(), -0.1);
+      }
     }
     found.weights = c.arena.weights().clone();
     return found;

@@ -137,6 +137,37 @@ TEST_CASE("a gradient that is added at once rounds as one that is formed first")
   CHECK((large > 0) == uses_own_products());  // those with zeros
 }
 
+TEST_CASE(
+    "numbers that are pulled before a gradient is added have the bits of one after the other") {
+  std::int64_t separable = 0, empty = 0;
+  for (auto const& layer : layers()) {
+    auto const n = layer.rows, in = layer.inputs, out = layer.outputs;
+    auto const d = normal({n, out}, 0), x = normal({n, in}, 1);
+    auto bordered = x.clone();  // whole blocks of columns are zero, and are pulled
+    bordered.narrow(1, in / 3, in / 2).zero_();
+    for (auto const& gradient : {LayerGradient{d, x}, LayerGradient{thin(d), x},
+                                 LayerGradient{d, thin(x)}, LayerGradient{d, bordered}}) {
+      auto w = normal({out, in}, 2);
+      if (!gradient.is_separable(w)) continue;
+      ++separable;
+      empty += in >= 64;
+      QuadraticPull const pull{normal({out * in}, 3), normal({out * in}, 4).abs(), 0.7};
+      auto expected = w.clone();
+      pull.subtract_from(expected.view(-1), 0.05);
+      CHECK_FALSE(torch::equal(w, expected));
+      gradient.add_to(expected, -0.05);
+      auto const down = pull.down(w, 0.05);
+      gradient.add_to(w, -0.05, &down);
+      CAPTURE(n);
+      CAPTURE(in);
+      CAPTURE(out);
+      CHECK(torch::equal(w, expected));
+    }
+  }
+  CHECK((separable > 0) == uses_own_products());
+  CHECK((empty > 0) == uses_own_products());
+}
+
 #ifdef PAWL_PRODUCTS
 
 namespace {
@@ -409,6 +440,60 @@ TEST_CASE(
   for (std::size_t i = 0; i < seen.all.size(); ++i) {
     CHECK(seen.all[i].allclose(wanted.all[i], 0, 1e-5));
   }
+}
+
+namespace {
+
+/// Pulls to where the weights were when it saw them first.
+struct Pulls {
+  static constexpr bool elementwise = true, only_adds = true;
+  double strength = 0.1;
+  Tensor anchor{}, importance{};
+  std::int64_t most = 0;       ///< weights that it saw at once, but in the last step
+  std::int64_t most_late = 0;  ///< the same in the second half of steps
+
+  void begin(Context& c, Experience const&) {
+    if (anchor.defined()) return;
+    anchor = c.weights().clone();
+    importance = torch::rand_like(anchor);
+  }
+  void edit_gradient(Context& c) {
+    c.pull(c.here(anchor), c.here(importance), strength);
+    if (c.step + 1 == c.steps) return;
+    most = std::max(most, c.weights().numel());
+    if (c.step > 2) most_late = std::max(most_late, c.weights().numel());
+  }
+};
+struct PullsMore : Pulls {};
+
+template <class Observer, class... S>
+std::pair<Tensor, Pulls> train_large(Observer& observer, S... strategies) {
+  torch::manual_seed(1);
+  Mlp net(12, 4, MlpOptions{.hidden = {200, 200}}, Seed{1});
+  Learner learner{net, Sgd{.lr = 0.1}, Pulls{}, strategies...};
+  learner.fit(digits(0), {.batch_size = 7}, observer);
+  return {learner.context().weights().clone(), learner.template strategy<Pulls>()};
+}
+
+}  // namespace
+
+TEST_CASE("a single pull goes into the products of large layers, and changes no bit") {
+  auto const compare = [](auto... more) {
+    EveryGradient looks;
+    Counts counts;
+    auto const [watched, in_blocks] = train_large(looks, more...);
+    auto const [weights, pulls] = train_large(counts, more...);
+    CHECK(torch::equal(watched, weights));
+    if (uses_own_products()) CHECK(in_blocks.most <= block_size());
+    return pulls;
+  };
+  auto const whole_layer = std::int64_t{200 * 200};
+  REQUIRE(whole_layer > block_size());
+  auto const alone = compare();
+  CHECK((alone.most == whole_layer) == uses_own_products());
+  CHECK((alone.most_late == whole_layer) == uses_own_products());
+  auto const with_another = compare(PullsMore{{.strength = 0.2}});
+  CHECK(with_another.most_late <= block_size());
 }
 
 TEST_CASE("a gradient may be asked for when the step is over") {

@@ -14,6 +14,7 @@
 #include "../engine/fast_paths.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/shards.hpp"
+#include "../engine/side_gradient.hpp"
 #include "active_outputs.hpp"
 #include "archive.hpp"
 #include "data.hpp"
@@ -277,31 +278,16 @@ inline Tensor Context::gradient_on(Rows const& rows, bool train_mode, std::vecto
   check_labels(host_column(rows.labels.contiguous()), logits.size(1));
   auto const z = active_logits(logits, rows.labels, rows.task, 0);
   auto const loss = at::cross_entropy_loss(z, rows.y);
-  auto const flat = fast.side_gradient(arena);
-  std::vector<bool> formed(arena.parameters().size(), false);
-  auto const take = [&](std::size_t i, LayerGradient const& gradient) {
-    auto const place = arena.parameter_view(flat, i);
-    formed[i] ? gradient.add_to(place, 1) : gradient.form(place);
-    formed[i] = true;
-  };
+  SideGradient gradient(arena, fast.side_gradient(arena));
+  auto const take = [&](std::size_t i, LayerGradient const& part) { gradient.add(i, part); };
   if (compiled) {
     chain.backward(torch::autograd::grad({loss}, {chain.leaf()}).front(), take);
   } else {
     LinearLayers::Collecting const layers(arena, loss, take);
-    auto const rest = torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true);
-    torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < rest.size(); ++i) {
-      auto const place = arena.parameter_view(flat, i);
-      if (!rest[i].defined()) {
-        if (!formed[i]) place.zero_();
-      } else {
-        formed[i] ? place.add_(rest[i]) : place.copy_(rest[i]);
-        formed[i] = true;
-      }
-    }
+    gradient.add(torch::autograd::grad({loss}, arena.parameters(), {}, false, false, true));
   }
-  if (used) *used = std::move(formed);
-  return flat;
+  if (used) *used = gradient.formed();
+  return gradient.whole();
 }
 
 }  // namespace v0

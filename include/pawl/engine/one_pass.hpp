@@ -63,19 +63,20 @@ struct Pull {
 /// A step of plain SGD on such a penalty: w <- w - rate strength importance (w - anchor).
 struct PullDown {
   float* w = nullptr;
-  float const *anchor = nullptr, *importance = nullptr;
+  products::PullDown pull{};
 
-  float strength = 0, rate = 0;
+  products::PullDown at() const {
+    return {w, pull.anchor, pull.importance, pull.strength, pull.rate};
+  }
 
   static constexpr std::size_t operands = 3;
   template <class F>
   void each(F&& f) {
-    f(w), f(anchor), f(importance);
+    f(w), f(pull.anchor), f(pull.importance);
   }
 };
 
 #ifdef PAWL_PRODUCTS
-#define PAWL_AVX2 [[gnu::target("avx2,fma"), gnu::always_inline]] inline
 #define PAWL_AVX512_ISA "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
 #define PAWL_AVX512 [[gnu::target(PAWL_AVX512_ISA), gnu::always_inline]] inline
 
@@ -88,13 +89,9 @@ using products::avx2::all;
 using products::avx2::Eight;
 using products::avx2::fma;
 using products::avx2::load;
+using products::avx2::pulled;
+using products::avx2::rounded;
 using products::avx2::store;
-
-/// A result that is not to become part of a fused operation.
-PAWL_AVX2 Eight rounded(Eight a) {
-  asm("" : "+x"(a));
-  return a;
-}
 
 [[gnu::target("avx2,fma")]] inline void run(Adam const& x, std::int64_t n) {
   for (std::int64_t i = 0; i < n; i += 8) {
@@ -118,11 +115,8 @@ PAWL_AVX2 Eight rounded(Eight a) {
 }
 
 [[gnu::target("avx2,fma")]] inline void run(PullDown const& x, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; i += 8) {
-    auto const w = load(x.w + i), way = w - load(x.anchor + i);
-    auto const weight = rounded(all(x.strength) * load(x.importance + i));
-    store(x.w + i, fma(rounded(weight * way), all(-x.rate), w));
-  }
+  auto const pull = x.at();
+  for (auto* w = x.w; w < x.w + n; w += 8) store(w, pulled(load(w), w, pull));
 }
 
 }  // namespace avx2
@@ -132,14 +126,11 @@ namespace avx512 {
 using products::avx512::all;
 using products::avx512::fma;
 using products::avx512::load;
+using products::avx512::pulled;
+using products::avx512::rounded;
 using products::avx512::Sixteen;
 
 PAWL_AVX512 void store(float* p, Sixteen v) { __builtin_memcpy(p, &v, sizeof v); }
-
-PAWL_AVX512 Sixteen rounded(Sixteen a) {
-  asm("" : "+v"(a));
-  return a;
-}
 
 PAWL_AVX512 Sixteen root_of(Sixteen a) {
   constexpr int as_ever = 4;  // the rounding that is set
@@ -172,10 +163,9 @@ PAWL_AVX512 Sixteen root_of(Sixteen a) {
 }
 
 [[gnu::target(PAWL_AVX512_ISA)]] inline void run(PullDown const& x, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; i += 16) {
-    auto const w = load(x.w + i), way = w - load(x.anchor + i);
-    auto const weight = rounded(all(x.strength) * load(x.importance + i));
-    store(x.w + i, fma(rounded(weight * way), all(-x.rate), w));
+  auto const pull = x.at();
+  for (auto* w = x.w; w < x.w + n; w += 16) {
+    store(w, pulled(load(w), w, products::avx512::full, pull));
   }
 }
 
@@ -225,7 +215,6 @@ void run(Work const& work, std::int64_t n) {
   if (rest > 0) run_rest(later(work, n - rest), rest);
 }
 
-#undef PAWL_AVX2
 #undef PAWL_AVX512
 #undef PAWL_AVX512_ISA
 #else
@@ -248,10 +237,8 @@ inline void run(Pull const& x, std::int64_t n) {
 }
 
 inline void run(PullDown const& x, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    auto const pull = x.strength * x.importance[i] * (x.w[i] - x.anchor[i]);
-    x.w[i] = std::fma(pull, -x.rate, x.w[i]);
-  }
+  auto const pull = x.at();
+  for (std::int64_t i = 0; i < n; ++i) x.w[i] = pull.pulled(x.w + i);
 }
 
 #endif

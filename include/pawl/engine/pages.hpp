@@ -33,5 +33,14 @@ inline Tensor zeros_on_huge_pages(std::int64_t n, at::TensorOptions const& optio
   return torch::zeros({n}, options);
 }
 
+/// A buffer like the vector `model` [n], kept in `kept` from step to step: asking for memory may
+/// take longer than the arithmetic in it. What it holds is of no account.
+inline Tensor buffer_like(Tensor const& model, Tensor& kept) {
+  auto const fits =
+      kept.defined() && kept.numel() >= model.numel() && kept.options().type_equal(model.options());
+  if (!fits) kept = torch::empty_like(model);
+  return kept.numel() == model.numel() ? kept : kept.narrow(0, 0, model.numel());
+}
+
 }  // namespace v0
 }  // namespace pawl

@@ -11,6 +11,7 @@
 #include "inputs.hpp"
 #include "phase.hpp"
 #include "shards.hpp"
+#include "side_gradient.hpp"
 #include "update.hpp"
 
 namespace pawl {
@@ -220,13 +221,13 @@ class Step {
     auto gradients = torch::autograd::grad({loss}, sources, {}, true, false, true);
     auto const at_logits = gradients.back();
     gradients.resize(c.arena.parameters().size());
-    auto const flat = c.arena.pack(gradients);
+    SideGradient gradient(c.arena, torch::zeros_like(c.arena.weights()));
+    gradient.add(gradients);
     if (compiled_ && at_logits.defined()) {
-      c.fast.chain.backward(at_logits, [&](std::size_t i, auto const& gradient) {
-        gradient.add_to(c.arena.parameter_view(flat, i), 1);
-      });
+      c.fast.chain.backward(at_logits,
+                            [&](std::size_t i, auto const& part) { gradient.add(i, part); });
     }
-    return flat;
+    return gradient.whole();
   }
 
   /// Adds the penalties of a shard to those of the shards before, where they are the same ones: a

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 #include "../core/context.hpp"
@@ -16,7 +18,7 @@ inline namespace v0 {
 ///   by blocks     where all of that changes every weight by itself: one block of the weights after
 ///                 another, which stays in the cache meanwhile;
 ///   by additions  where the gradient is only added to the weights: products of linear layers add
-///                 it to them, and it is never stored.
+///                 it to them, with the pull of a penalty if there is one, and it is never stored.
 template <class Strategies, class Opt>
 class Update {
  public:
@@ -84,28 +86,59 @@ class Update {
            weights.numel() > block_size();
   }
 
-  /// To the active weights is added what strategies would add to the gradient, block by block, and
-  /// then the gradient. Where that is shown, it is formed after all.
+  /// To the active weights is added what strategies would add to the gradient, and then the
+  /// gradient: where the former is a pull and the latter a product, both at once. Where it is
+  /// shown, the gradient is formed after all.
   void run_by_additions() {
     done_ = true;
     Tensor additions;
-    auto const add = [&](Block const& block) {
+    auto const add = [&](Block const& block, std::optional<std::size_t> waiting = {}) {
       Context::LookAt look(c, block, true);
       strategies.edit_gradient(c);
-      if (!look.asked() || (!shown_ && look.subtract_only_pull(c.learning_rate()))) return;
-      c.weights().add_(c.gradient(), -c.learning_rate());
+      if (!look.asked()) return;
+      auto const* const pull = shown_ ? nullptr : look.only_pull();
+      only_pulls_ = only_pulls_ && pull != nullptr;
+      if (pull == nullptr) {
+        c.weights().add_(c.gradient(), -c.learning_rate());
+      } else if (waiting) {
+        c.arena.pull_first(*waiting, *pull, c.learning_rate());
+      } else {
+        pull->subtract_from(c.weights(), c.learning_rate());
+      }
       if (!shown_) return;
       if (!additions.defined()) additions = torch::zeros_like(c.arena.weights());
       block.of(additions).copy_(c.gradient());
     };
-    if (strategies.reads_gradient) {
-      for (auto const& run : active_runs(c.arena)) each_block(c.arena.weights(), run.all(), add);
-    }
+    if (strategies.reads_gradient) each_active(add);
     Phase optimizing("optimizer");
     at_rate([&] { optimizer.step(c.arena); });
     optimizing.end();
     strategies.after_step(c);
     if (additions.defined()) c.arena.gradient().add_(additions);
+  }
+
+  /// Calls f(block) for one block of the active weights after another, and f(slice, i) for the
+  /// slice of a parameter i whose gradient waits, where a pull on it may wait, too.
+  template <class F>
+  void each_active(F const& f) {
+    auto const& arena = c.arena;
+    auto const many = arena.weights().numel() > block_size();
+    Block rest;
+    auto const finish = [&] {
+      each_block(arena.weights(), std::exchange(rest, {}), [&](Block const& block) { f(block); });
+    };
+    for (std::size_t i = 0; i < arena.active().size(); ++i) {
+      if (!arena.active()[i]) continue;
+      Block const slice{arena.layout()[i].offset, arena.slice_end(i)};
+      auto const alone = many && only_pulls_ && arena.waits(i);
+      if (alone || rest.end != slice.begin) finish();
+      if (alone) {
+        f(slice, i);
+      } else {
+        rest = {rest.empty() ? slice.begin : rest.begin, slice.end};
+      }
+    }
+    finish();
   }
 
   void run_by_blocks() {
@@ -154,6 +187,7 @@ class Update {
   bool shown_ = false;
   bool by_additions_ = false;
   bool by_blocks_ = false;
+  bool only_pulls_ = true;  ///< what strategies added so far
 };
 
 }  // namespace v0

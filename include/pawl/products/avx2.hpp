@@ -54,9 +54,40 @@ PAWL_AVX2 Four sums(Eight a, Eight b, Eight c, Eight d) {
   return __builtin_shufflevector(s, s, 0, 1, 2, 3) + __builtin_shufflevector(s, s, 4, 5, 6, 7);
 }
 
-/// Eight columns of a row of the destination.
-PAWL_AVX2 void put(float* y, Eight v, Destination const& to) {
-  store(y, to.add ? fma(all(to.factor), v, load(y)) : v);
+/// A result that is not to become part of a fused operation.
+PAWL_AVX2 Eight rounded(Eight a) {
+  asm("" : "+x"(a));
+  return a;
+}
+
+/// Numbers w, which lie at y, after they were pulled.
+PAWL_AVX2 Eight pulled(Eight w, float const* y, PullDown const& pull) {
+  auto const i = y - pull.y;
+  auto const way = w - load(pull.anchor + i);
+  auto const weight = rounded(all(pull.strength) * load(pull.importance + i));
+  return fma(rounded(weight * way), all(-pull.rate), w);
+}
+
+/// Asks for the lines of the cache that `put` will read.
+PAWL_AVX2 void fetch(float const* y, Destination const& to) {
+  __builtin_prefetch(y, 1);
+  if (to.pull == nullptr) return;
+  auto const i = y - to.pull->y;
+  __builtin_prefetch(to.pull->anchor + i);
+  __builtin_prefetch(to.pull->importance + i);
+}
+
+/// The first n of eight columns of a row of the destination, where n is less.
+PAWL_AVX2 void put(float* y, Eight v, std::int64_t n, Destination const& to) {
+  if (n < 8) {
+    for (std::int64_t i = 0; i < n; ++i) to.put(y + i, v[i]);
+    return;
+  }
+  if (to.add) {
+    auto const w = load(y);
+    v = fma(all(to.factor), v, to.pull != nullptr ? pulled(w, y, *to.pull) : w);
+  }
+  store(y, v);
 }
 
 /// Up to 16 columns of the right factor: where they lie, or copied to rows of 16 and filled up with
@@ -73,7 +104,7 @@ PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
   auto const last = left.rows - 1;
   float const* a[] = {left.a + std::min<std::int64_t>(R, last) * left.row_stride...};
   Eight low[] = {all(0.0f * R)...}, high[] = {all(0.0f * R)...};
-  (__builtin_prefetch(to.y + std::min<std::int64_t>(R, last) * to.stride, 1), ...);
+  (fetch(to.y + std::min<std::int64_t>(R, last) * to.stride, to), ...);
   auto const* b = panel.b;
   for (std::int64_t i = 0; i < panel.depth; ++i, b += panel.stride) {
     auto const b0 = load(b), b1 = load(b + 8 * (W - 1));
@@ -81,22 +112,11 @@ PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
       a[R] += left.stride),
      ...);
   }
-  if (panel.width == 8 * W) {
-    ((static_cast<std::int64_t>(R) <= last
-          ? (put(to.y + R * to.stride, low[R], to),
-             W == 2 ? put(to.y + R * to.stride + 8, high[R], to) : void())
-          : void()),
-     ...);
-    return;
-  }
-  float sums[sizeof...(R)][16];
-  ((store(sums[R], low[R]), store(sums[R] + 8, high[R])), ...);
-  for (std::int64_t r = 0; r <= last; ++r) {
-    for (std::int64_t c = 0; c < panel.width; ++c) {
-      auto& y = to.y[r * to.stride + c];
-      y = to.add ? __builtin_fmaf(to.factor, sums[r][c], y) : sums[r][c];
-    }
-  }
+  ((static_cast<std::int64_t>(R) <= last
+        ? (put(to.y + R * to.stride, low[R], panel.width, to),
+           put(to.y + R * to.stride + 8, high[R], panel.width - 8, to))
+        : void()),
+   ...);
 }
 
 /// All rows times a panel, in tiles of 6, 5 or 4 rows: as many as leave the fewest idle.
@@ -139,6 +159,12 @@ PAWL_AVX2 Halves copy_columns(float const* b, std::int64_t columns, Panel const&
   return {!looks || any(low), !looks || any(high)};
 }
 
+/// Adds nothing to up to eight columns: they become 0, unless they hold something already.
+PAWL_AVX2 void add_nothing(std::int64_t rows, std::int64_t width, Destination const& to) {
+  if (to.add && to.pull == nullptr) return;
+  for (std::int64_t r = 0; r < rows; ++r) put(to.y + r * to.stride, Eight{}, width, to);
+}
+
 /// [rows, depth] times [depth, columns], whose rows lie one behind the other. Where it looks for
 /// them, eight neighbouring columns that hold nothing but zeros take no time: images often have
 /// empty borders.
@@ -174,8 +200,7 @@ PAWL_AVX2 Halves copy_columns(float const* b, std::int64_t columns, Panel const&
     }
     b += depth_at_once * columns;
     left.a += depth_at_once * left.stride;
-    to.factor = to.add ? to.factor : 1;
-    to.add = true;
+    to = to.rest();
   }
 }
 

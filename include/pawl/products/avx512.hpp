@@ -80,9 +80,36 @@ PAWL_AVX512 avx2::Eight halves(Sixteen v) {
   return found;
 }
 
+/// A result that is not to become part of a fused operation.
+PAWL_AVX512 Sixteen rounded(Sixteen a) {
+  asm("" : "+v"(a));
+  return a;
+}
+
+/// Numbers w, which lie at y, after they were pulled.
+PAWL_AVX512 Sixteen pulled(Sixteen w, float const* y, Mask mask, PullDown const& pull) {
+  auto const i = y - pull.y;
+  auto const way = w - load(pull.anchor + i, mask);
+  auto const weight = rounded(all(pull.strength) * load(pull.importance + i, mask));
+  return fma(rounded(weight * way), all(-pull.rate), w);
+}
+
+/// Asks for the lines of the cache that `put` will read.
+PAWL_AVX512 void fetch(float const* y, Destination const& to) {
+  __builtin_prefetch(y, 1);
+  if (to.pull == nullptr) return;
+  auto const i = y - to.pull->y;
+  __builtin_prefetch(to.pull->anchor + i);
+  __builtin_prefetch(to.pull->importance + i);
+}
+
 /// Up to 16 columns of a row of the destination.
 PAWL_AVX512 void put(float* y, Sixteen v, Mask mask, Destination const& to) {
-  store(y, to.add ? fma(all(to.factor), v, load(y, mask)) : v, mask);
+  if (to.add) {
+    auto const w = load(y, mask);
+    v = fma(all(to.factor), v, to.pull != nullptr ? pulled(w, y, mask, *to.pull) : w);
+  }
+  store(y, v, mask);
 }
 
 /// Up to `height` rows of a left factor, packed [depth, height] and filled up with zeros.
@@ -114,15 +141,24 @@ PAWL_AVX512 void put_row(Blocks<sizeof...(B)> const& at, std::int64_t offset,
   (put(at.y[B] + offset, s[B], at.mask[B], to), ...);
 }
 
-/// Packed rows times blocks; the sums stay in registers.
+/// Asks for the lines of one of the tile's vectors in the destination.
+template <std::size_t width>
+PAWL_AVX512 void fetch(Blocks<width> const& at, std::int64_t vector, Destination const& to) {
+  constexpr auto n = static_cast<std::int64_t>(width);
+  fetch(at.y[vector % n] + vector / n * to.stride, to);
+}
+
+/// Packed rows times blocks; the sums stay in registers, and one vector of the destination is asked
+/// for after the other meanwhile.
 template <std::size_t... R, std::size_t... B>
 PAWL_AVX512 void tile(PackedRows left, Blocks<sizeof...(B)> at, std::int64_t columns,
                       Destination to, std::index_sequence<R...>, std::index_sequence<B...> each) {
+  constexpr std::int64_t vectors = sizeof...(R) * sizeof...(B);
   Sixteen s[sizeof...(R)][sizeof...(B)] = {};
-  for (std::size_t b = 0; b < sizeof...(B); ++b) {
-    (__builtin_prefetch(at.y[b] + R * to.stride, 1), ...);
-  }
+  std::int64_t asked = 0;
+  while (asked < vectors - left.depth) fetch(at, asked++, to);
   for (auto i = left.depth; i > 0; --i, left.a += sizeof...(R)) {
+    if (asked < vectors) fetch(at, asked++, to);
     Sixteen const v[] = {load(at.b[B], at.mask[B])...};
     ((at.b[B] += columns), ...);
     (add_products(s[R], left.a[R], v, each), ...);
@@ -191,6 +227,23 @@ inline void multiply_blocks(Left left, std::int64_t depth, float const* b, std::
   }
 }
 
+/// Adds nothing to the columns outside of these blocks: they become 0, unless they hold something
+/// already.
+[[gnu::target(PAWL_AVX512_ISA)]] inline void add_nothing_beside(
+    std::vector<std::int64_t> const& begins, std::int64_t rows, std::int64_t columns,
+    Destination const& to) {
+  if (to.add && to.pull == nullptr) return;
+  auto next = begins.begin();
+  for (std::int64_t c = 0; c < columns; c += 16) {
+    if (next != begins.end() && *next == c) {
+      ++next;
+      continue;
+    }
+    auto const mask = first(columns - c);
+    for (std::int64_t r = 0; r < rows; ++r) put(to.y + r * to.stride + c, Sixteen{}, mask, to);
+  }
+}
+
 /// [rows, depth] times [depth, columns], whose rows lie one behind the other. Where it looks for
 /// them, 16 neighbouring columns that hold nothing but zeros take no time.
 inline void multiply(Left left, std::int64_t depth, float const* b, std::int64_t columns,
@@ -198,14 +251,11 @@ inline void multiply(Left left, std::int64_t depth, float const* b, std::int64_t
   for (std::int64_t begin = 0; begin < depth; begin += depth_at_once) {
     auto const size = std::min(depth_at_once, depth - begin);
     auto const begins = blocks(b, size, columns, columns, looks);
-    if (static_cast<std::int64_t>(begins.size()) * 16 < columns) {
-      add_nothing(left.rows, columns, to);
-    }
+    add_nothing_beside(begins, left.rows, columns, to);
     multiply_blocks(left, size, b, columns, begins, to);
     b += depth_at_once * columns;
     left.a += depth_at_once * left.stride;
-    to.factor = to.add ? to.factor : 1;
-    to.add = true;
+    to = to.rest();
   }
 }
 

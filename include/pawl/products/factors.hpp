@@ -1,6 +1,6 @@
 #pragma once
 
-#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 // Kernels of matrix products are compiled function by function for the instructions that they use,
@@ -39,22 +39,40 @@ struct RowSums {
   bool go_on = false;
 };
 
-/// Where a product goes: y = product, or y += factor * product, rounded once.
+/// A step down the gradient of a quadratic penalty: y <- y - rate strength importance (y - anchor).
+struct PullDown {
+  float const* y = nullptr;  ///< where these numbers begin
+  float const *anchor = nullptr, *importance = nullptr;
+  float strength = 0, rate = 0;
+
+  /// What it makes of the number at `at`.
+  float pulled(float const* at) const {
+    auto const i = at - y;
+    auto const pull = strength * importance[i] * (*at - anchor[i]);
+    return std::fma(pull, -rate, *at);
+  }
+};
+
+/// Where a product goes: y = product, or y += factor * product, rounded once, after a pull on y if
+/// there is one.
 struct Destination {
   float* y = nullptr;
   std::int64_t stride = 0;  ///< between rows of y
   bool add = false;
   float factor = 1;
+  PullDown const* pull = nullptr;
+
+  /// For the next piece of a longer sum.
+  Destination rest() const { return {y, stride, true, add ? factor : 1, nullptr}; }
+
+  /// Puts a number of the product to `at`.
+  void put(float* at, float product) const {
+    *at = add ? std::fma(factor, product, pull != nullptr ? pull->pulled(at) : *at) : product;
+  }
 };
 
 /// Longer sums are added up in pieces of this length.
 constexpr std::int64_t depth_at_once = 512;
-
-/// Adds nothing to columns of y: they become 0, unless they hold something already.
-inline void add_nothing(std::int64_t rows, std::int64_t width, Destination to) {
-  if (to.add) return;
-  for (std::int64_t r = 0; r < rows; ++r, to.y += to.stride) std::fill_n(to.y, width, 0.0f);
-}
 
 }  // namespace products
 }  // namespace v0

@@ -94,11 +94,11 @@ struct LayerGradient {
     }
   }
 
-  /// y += factor * gradient.
-  void add_to(Tensor y, double factor) const {
+  /// y += factor * gradient. Numbers of y may be pulled before that, where `is_separable`.
+  void add_to(Tensor y, double factor, PullDown const* pull = nullptr) const {
     if (!x.defined()) {
       y.add_(d.sum(0), factor);
-    } else if (!multiply(y, true, factor)) {
+    } else if (!multiply(y, true, factor, pull)) {
       y.addmm_(d.t(), x, 1, factor);
     }
   }
@@ -116,14 +116,15 @@ struct LayerGradient {
     return of_d <= of_x + turned ? Zeros::of_d : Zeros::of_x;
   }
 
-  bool multiply(Tensor& y, bool add, double factor) const {
+  bool multiply(Tensor& y, bool add, double factor, PullDown const* pull = nullptr) const {
 #ifdef PAWL_PRODUCTS
     auto const left_out = zeros(y);
     if (left_out == Zeros::not_used && !is_small(d, d.size(1), many_rows_of_weights, x, y)) {
       return false;
     }
     ShownProduct const shown(d, true, x, false);
-    Destination const to{y.mutable_data_ptr<float>(), y.size(1), add, static_cast<float>(factor)};
+    Destination const to{y.mutable_data_ptr<float>(), y.size(1), add, static_cast<float>(factor),
+                         pull};
     if (left_out == Zeros::not_used) {
       products::multiply({d.const_data_ptr<float>(), d.size(1), 1, d.size(1)}, d.size(0),
                          x.const_data_ptr<float>(), x.size(1), true, to);
@@ -136,6 +137,7 @@ struct LayerGradient {
     return true;
 #else
     static_cast<void>(y), static_cast<void>(add), static_cast<void>(factor);
+    static_cast<void>(pull);
     return false;
 #endif
   }

@@ -35,7 +35,7 @@ struct Sparse {
     for (; from.rows > 0; --from.rows, from.a += from.stride, to.y += to.stride) {
       for (std::int64_t c = 0; c < from.columns; c += lanes) {
         auto const n = from.columns - c;
-        put_some(to.y + c, load_some(from.a + c, n), n, to);
+        avx2::put(to.y + c, load_some(from.a + c, n), n, to);
       }
     }
   }
@@ -76,15 +76,6 @@ struct Sparse {
     return load(some);
   }
 
-  /// Puts the first n of eight numbers, where n is less.
-  [[gnu::always_inline]] PAWL_AVX2 static inline void put_some(float* y, Eight v, std::int64_t n,
-                                                               Destination const& to) {
-    if (n >= lanes) return avx2::put(y, v, to);
-    for (std::int64_t i = 0; i < n; ++i) {
-      y[i] = to.add ? __builtin_fmaf(to.factor, v[i], y[i]) : v[i];
-    }
-  }
-
   /// The first eight rows and columns, as far as there are so many, transposed.
   template <std::size_t... I, std::size_t... Q>
   [[gnu::always_inline]] PAWL_AVX2 static inline void put_square(Rectangle const& from,
@@ -98,7 +89,7 @@ struct Sparse {
     interleave(v[0], v[1], v[2], v[3]), interleave(v[4], v[5], v[6], v[7]);
     (regroup(v[Q], v[Q + 4]), ...);
     ((static_cast<std::int64_t>(I) < from.columns
-          ? put_some(to.y + I * to.stride, v[I], from.rows, to)
+          ? avx2::put(to.y + I * to.stride, v[I], from.rows, to)
           : void()),
      ...);
   }
