@@ -175,7 +175,7 @@ class Context {
 
   /// Adds the gradient of a quadratic penalty, strength importance (weights - anchor), to that of
   /// the step: flat tensors [P], of the present block as `weights`. Both are left as they are until
-  /// the hook of the last strategy is done: the sum may be formed then.
+  /// the optimizer has made its step: no buffers that another block uses again.
   void pull(Tensor const& anchor, Tensor const& importance, double strength);
 
   /// The default supervised loss of the present shard: sum_i w_i CE(z_i, y_i).

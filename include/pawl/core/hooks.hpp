@@ -80,7 +80,8 @@ concept NeedsTaskGradient = requires {
 
 /// Strategies that say `static constexpr bool elementwise = true` change weight i, in
 /// `edit_gradient` and `after_step`, through values at index i alone. These hooks may then be
-/// called once per block of the weights, which stays in the cache from the first hook to the last:
+/// called once per block of the weights, which stays in the cache from the first hook to the last,
+/// or once for a whole layer:
 /// they look at the weights through `context.weights()`, `gradient()` and `task_gradient` alone,
 /// and at flat tensors of their own through `context.here(flat)`.
 template <class S>

@@ -107,22 +107,23 @@ class Arena : public FlatParameters {
   /// Whether the gradient of parameter i is not formed yet.
   bool waits(std::size_t i) const { return !waiting_.empty() && waiting_[i].gradient.defined(); }
 
-  /// Subtracts `rate` times a pull on the slice of parameter i, whose gradient waits, when that
-  /// gradient is added to it.
+  /// Subtracts `rate` times a pull from parameter i, whose gradient waits, when that gradient is
+  /// added to it.
   void pull_first(std::size_t i, QuadraticPull const& pull, double rate) {
     waiting_[i].pull = pull, waiting_[i].rate = rate;
   }
 
-  /// Adds factor times the gradient of parameter i to it, which need not be formed for that.
+  /// Adds factor times the gradient of parameter i to it, which need not be formed for that, and
+  /// subtracts a pull that waits.
   void add_gradient_to(std::size_t i, double factor) {
     auto const& w = parameters()[i];
     if (!waits(i)) {
       w.add_(w.grad(), factor);
-    } else if (auto const& [gradient, pull, rate] = waiting_[i]; pull) {
-      auto const down = pull->down(w, rate);
-      gradient.add_to(w, factor, &down);
+    } else if (auto const pull = std::exchange(waiting_[i].pull, {})) {
+      auto const down = pull->down(w, waiting_[i].rate);
+      waiting_[i].gradient.add_to(w, factor, &down);
     } else {
-      gradient.add_to(w, factor);
+      waiting_[i].gradient.add_to(w, factor);
     }
   }
 
@@ -149,10 +150,10 @@ class Arena : public FlatParameters {
 
   bool packed() const { return packed_; }
 
-  /// The gradient of a parameter that is not formed yet, if it is defined.
+  /// What waits for a parameter; nothing, if the gradient is undefined.
   struct Waiting {
-    LayerGradient gradient{};
-    std::optional<QuadraticPull> pull{};  ///< on the parameter, before the gradient is added to it
+    LayerGradient gradient{};             ///< that is not formed yet
+    std::optional<QuadraticPull> pull{};  ///< on the whole slice, before the gradient is added
     double rate = 0;
   };
 
@@ -216,7 +217,9 @@ class Arena : public FlatParameters {
 
   void form_waiting(std::size_t i) {
     if (!waits(i)) return;
-    form(i, std::exchange(waiting_[i], {}).gradient);
+    auto const taken = std::exchange(waiting_[i], {});
+    if (taken.pull) taken.pull->subtract_from(slice(weights(), i), taken.rate);
+    form(i, taken.gradient);
   }
 
   /// Adds to the gradient of parameter i, and puts it into its place.

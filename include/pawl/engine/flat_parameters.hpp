@@ -81,9 +81,11 @@ class FlatParameters {
   torch::Dtype dtype() const { return weights_.scalar_type(); }
   torch::Device device() const { return weights_.device(); }
 
-  /// Which parameter a tensor is; -1: none.
+  /// Which parameter a tensor is; -1: none, or one without numbers, or one that was moved away.
   std::int64_t index_of(Tensor const& tensor) const {
-    if (!tensor.has_storage() || !tensor.storage().is_alias_of(weights_.storage())) return -1;
+    if (parameters_.empty() || !tensor.has_storage() ||
+        !tensor.storage().is_alias_of(weights_.storage()))
+      return -1;
     auto const offset = tensor.storage_offset() - weights_.storage_offset();
     auto const next = std::upper_bound(layout_.begin(), layout_.end(), offset,
                                        [](auto at, auto const& span) { return at < span.offset; });
@@ -94,6 +96,11 @@ class FlatParameters {
   /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
   Tensor parameter_view(Tensor const& flat, std::size_t i) const {
     return flat.narrow(0, layout_[i].offset, layout_[i].size).view(layout_[i].shape);
+  }
+
+  /// The same with the gap after it, as a vector.
+  Tensor slice(Tensor const& flat, std::size_t i) const {
+    return flat.slice(0, layout_[i].offset, slice_end(i));
   }
 
   /// Where the slice of parameter i ends, with the gap after it: a multiple of 16.

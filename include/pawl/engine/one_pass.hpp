@@ -65,7 +65,8 @@ struct PullDown {
   float* w = nullptr;
   products::PullDown pull{};
 
-  products::PullDown at() const {
+  /// The pull on numbers that begin at w, wherever that has gone.
+  products::PullDown here() const {
     return {w, pull.anchor, pull.importance, pull.strength, pull.rate};
   }
 
@@ -115,7 +116,7 @@ using products::avx2::store;
 }
 
 [[gnu::target("avx2,fma")]] inline void run(PullDown const& x, std::int64_t n) {
-  auto const pull = x.at();
+  auto const pull = x.here();
   for (auto* w = x.w; w < x.w + n; w += 8) store(w, pulled(load(w), w, pull));
 }
 
@@ -163,7 +164,7 @@ PAWL_AVX512 Sixteen root_of(Sixteen a) {
 }
 
 [[gnu::target(PAWL_AVX512_ISA)]] inline void run(PullDown const& x, std::int64_t n) {
-  auto const pull = x.at();
+  auto const pull = x.here();
   for (auto* w = x.w; w < x.w + n; w += 16) {
     store(w, pulled(load(w), w, products::avx512::full, pull));
   }
@@ -237,7 +238,7 @@ inline void run(Pull const& x, std::int64_t n) {
 }
 
 inline void run(PullDown const& x, std::int64_t n) {
-  auto const pull = x.at();
+  auto const pull = x.here();
   for (std::int64_t i = 0; i < n; ++i) x.w[i] = pull.pulled(x.w + i);
 }
 

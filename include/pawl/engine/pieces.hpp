@@ -75,12 +75,6 @@ inline Runs count_step(Arena const& arena, std::vector<std::int64_t>& steps) {
   return runs;
 }
 
-/// The active parameters, however many steps they have taken.
-inline Runs active_runs(Arena const& arena) {
-  std::vector<std::int64_t> none;
-  return count_step(arena, none);
-}
-
 /// Calls `f(w, g, of, taken)` for what is updated as one vector within a block, where the gradient
 /// is packed; see below.
 template <class F>

@@ -33,7 +33,7 @@ struct QuadraticPull {
     w.unsafeGetTensorImpl()->bump_version();
   }
 
-  /// The same for kernels.
+  /// The same for a kernel, while these tensors live.
   products::PullDown down(Tensor const& w, double rate) const {
     return {w.const_data_ptr<float>(), anchor.const_data_ptr<float>(),
             importance.const_data_ptr<float>(), static_cast<float>(strength),

@@ -92,15 +92,16 @@ class Update {
   void run_by_additions() {
     done_ = true;
     Tensor additions;
+    bool only_pulls = true;
     auto const add = [&](Block const& block, std::optional<std::size_t> waiting = {}) {
       Context::LookAt look(c, block, true);
       strategies.edit_gradient(c);
       if (!look.asked()) return;
       auto const* const pull = shown_ ? nullptr : look.only_pull();
-      only_pulls_ = only_pulls_ && pull != nullptr;
+      only_pulls = only_pulls && pull != nullptr;
       if (pull == nullptr) {
         c.weights().add_(c.gradient(), -c.learning_rate());
-      } else if (waiting) {
+      } else if (waiting && c.arena.waits(*waiting)) {
         c.arena.pull_first(*waiting, *pull, c.learning_rate());
       } else {
         pull->subtract_from(c.weights(), c.learning_rate());
@@ -110,6 +111,7 @@ class Update {
       block.of(additions).copy_(c.gradient());
     };
     if (strategies.reads_gradient) each_active(add);
+    only_pulls_ = only_pulls;
     Phase optimizing("optimizer");
     at_rate([&] { optimizer.step(c.arena); });
     optimizing.end();
@@ -118,11 +120,10 @@ class Update {
   }
 
   /// Calls f(block) for one block of the active weights after another, and f(slice, i) for the
-  /// slice of a parameter i whose gradient waits, where a pull on it may wait, too.
+  /// slice of a large parameter i whose gradient waits, where a pull on it may wait, too.
   template <class F>
   void each_active(F const& f) {
     auto const& arena = c.arena;
-    auto const many = arena.weights().numel() > block_size();
     Block rest;
     auto const finish = [&] {
       each_block(arena.weights(), std::exchange(rest, {}), [&](Block const& block) { f(block); });
@@ -130,7 +131,8 @@ class Update {
     for (std::size_t i = 0; i < arena.active().size(); ++i) {
       if (!arena.active()[i]) continue;
       Block const slice{arena.layout()[i].offset, arena.slice_end(i)};
-      auto const alone = many && only_pulls_ && arena.waits(i);
+      auto const large = slice.end - slice.begin > block_size();
+      auto const alone = large && only_pulls_ && !shown_ && arena.waits(i);
       if (alone || rest.end != slice.begin) finish();
       if (alone) {
         f(slice, i);
@@ -187,7 +189,7 @@ class Update {
   bool shown_ = false;
   bool by_additions_ = false;
   bool by_blocks_ = false;
-  bool only_pulls_ = true;  ///< what strategies added so far
+  bool only_pulls_ = false;  ///< whether they added at most one pull per block in the last step
 };
 
 }  // namespace v0

@@ -11,8 +11,8 @@ inline namespace v0 {
 /// Applies the gradient of a step to the active parameters of an arena.
 ///
 /// Optional: `void set_learning_rate(double)`, for schedules; `void prepare(Arena&)`, called before
-/// a step asks for the learning rate; `bool only_adds_gradient() const`, whether a step asks for no
-/// more than `arena.add_gradient_to`.
+/// a step asks for the learning rate; `bool only_adds_gradient() const`, whether a step is no more
+/// than one `arena.add_gradient_to` for every active parameter.
 template <class O>
 concept Optimizer = requires(O o, O const& c, Arena& arena, Archive& archive) {
   o.step(arena);

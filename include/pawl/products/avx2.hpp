@@ -77,17 +77,19 @@ PAWL_AVX2 void fetch(float const* y, Destination const& to) {
   __builtin_prefetch(to.pull->importance + i);
 }
 
-/// The first n of eight columns of a row of the destination, where n is less.
-PAWL_AVX2 void put(float* y, Eight v, std::int64_t n, Destination const& to) {
-  if (n < 8) {
-    for (std::int64_t i = 0; i < n; ++i) to.put(y + i, v[i]);
-    return;
-  }
+/// Eight columns of a row of the destination.
+PAWL_AVX2 void put(float* y, Eight v, Destination const& to) {
   if (to.add) {
     auto const w = load(y);
     v = fma(all(to.factor), v, to.pull != nullptr ? pulled(w, y, *to.pull) : w);
   }
   store(y, v);
+}
+
+/// The first n of them, where n is less.
+PAWL_AVX2 void put(float* y, Eight v, std::int64_t n, Destination const& to) {
+  if (n >= 8) return put(y, v, to);
+  for (std::int64_t i = 0; i < n; ++i) to.put(y + i, v[i]);
 }
 
 /// Up to 16 columns of the right factor: where they lie, or copied to rows of 16 and filled up with
@@ -112,11 +114,19 @@ PAWL_AVX2 void tile(Left const& left, Panel const& panel, Destination const& to,
       a[R] += left.stride),
      ...);
   }
-  ((static_cast<std::int64_t>(R) <= last
-        ? (put(to.y + R * to.stride, low[R], panel.width, to),
-           put(to.y + R * to.stride + 8, high[R], panel.width - 8, to))
-        : void()),
-   ...);
+  if (panel.width == 8 * W) {
+    ((static_cast<std::int64_t>(R) <= last
+          ? (put(to.y + R * to.stride, low[R], to),
+             W == 2 ? put(to.y + R * to.stride + 8, high[R], to) : void())
+          : void()),
+     ...);
+    return;
+  }
+  float sums[sizeof...(R)][16];
+  ((store(sums[R], low[R]), store(sums[R] + 8, high[R])), ...);
+  for (std::int64_t r = 0; r <= last; ++r) {
+    for (std::int64_t c = 0; c < panel.width; ++c) to.put(to.y + r * to.stride + c, sums[r][c]);
+  }
 }
 
 /// All rows times a panel, in tiles of 6, 5 or 4 rows: as many as leave the fewest idle.
@@ -159,7 +169,8 @@ PAWL_AVX2 Halves copy_columns(float const* b, std::int64_t columns, Panel const&
   return {!looks || any(low), !looks || any(high)};
 }
 
-/// Adds nothing to up to eight columns: they become 0, unless they hold something already.
+/// Adds nothing to up to eight columns: they become 0 or, where they hold something already, are
+/// pulled at most.
 PAWL_AVX2 void add_nothing(std::int64_t rows, std::int64_t width, Destination const& to) {
   if (to.add && to.pull == nullptr) return;
   for (std::int64_t r = 0; r < rows; ++r) put(to.y + r * to.stride, Eight{}, width, to);

@@ -148,8 +148,8 @@ PAWL_AVX512 void fetch(Blocks<width> const& at, std::int64_t vector, Destination
   fetch(at.y[vector % n] + vector / n * to.stride, to);
 }
 
-/// Packed rows times blocks; the sums stay in registers, and one vector of the destination is asked
-/// for after the other meanwhile.
+/// Packed rows times blocks. The sums stay in registers; meanwhile the vectors of the destination
+/// are asked for, one per step of depth.
 template <std::size_t... R, std::size_t... B>
 PAWL_AVX512 void tile(PackedRows left, Blocks<sizeof...(B)> at, std::int64_t columns,
                       Destination to, std::index_sequence<R...>, std::index_sequence<B...> each) {
@@ -227,8 +227,8 @@ inline void multiply_blocks(Left left, std::int64_t depth, float const* b, std::
   }
 }
 
-/// Adds nothing to the columns outside of these blocks: they become 0, unless they hold something
-/// already.
+/// Adds nothing to the columns outside of these blocks: they become 0 or, where they hold something
+/// already, are pulled at most.
 [[gnu::target(PAWL_AVX512_ISA)]] inline void add_nothing_beside(
     std::vector<std::int64_t> const& begins, std::int64_t rows, std::int64_t columns,
     Destination const& to) {

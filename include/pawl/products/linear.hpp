@@ -80,7 +80,7 @@ struct LayerGradient {
 
   /// Whether y += c d^T x in one pass gives the same bits as forming d^T x first and adding that.
   bool is_separable(Tensor const& y) const {
-    if (!x.defined()) return false;
+    if (!x.defined() || d.size(0) == 0) return false;
     if (zeros(y) != Zeros::not_used) return true;
     return d.size(0) <= depth_at_once && is_small(d, d.size(1), many_rows_of_weights, x, y);
   }
@@ -94,12 +94,14 @@ struct LayerGradient {
     }
   }
 
-  /// y += factor * gradient. Numbers of y may be pulled before that, where `is_separable`.
+  /// y += factor * gradient, after a pull on y, which needs `is_separable`.
   void add_to(Tensor y, double factor, PullDown const* pull = nullptr) const {
-    if (!x.defined()) {
-      y.add_(d.sum(0), factor);
-    } else if (!multiply(y, true, factor, pull)) {
+    if (x.defined() && multiply(y, true, factor, pull)) return;
+    TORCH_INTERNAL_ASSERT(pull == nullptr);
+    if (x.defined()) {
       y.addmm_(d.t(), x, 1, factor);
+    } else {
+      y.add_(d.sum(0), factor);
     }
   }
 
