@@ -97,7 +97,10 @@ struct Untrained {
   pawl::Context& context() { return c; }
   torch::Tensor scores(torch::Tensor const& x, torch::Tensor const& tasks) {
     pawl::ModeScope mode(*c.model.module, false);
-    return c.forward(images(x), tasks);
+    auto const layers = c.fast_layers();
+    auto const layout = images.scope();
+    c.model.route(tasks);
+    return c.model.forward(x);
   }
 };
 
@@ -172,7 +175,7 @@ std::vector<double> untrained_accuracy(pawl::AnyLearner& of, pawl::Stream const&
   } catch (pawl::Error const&) {
     return {};  // a head that grows has no outputs at all
   }
-  if (config.training.engine != pawl::Engine::reference) {
+  if (!config.training.reference()) {
     learner.images.decide(learner.c.model, x, row.task);
   }
   return pawl::evaluate(learner, test, config.evaluation).accuracy;

@@ -94,6 +94,22 @@ struct Convolutions : nn::Module {
   }
 };
 
+// The same two with `view`, as in many a tutorial: of the inputs, and behind the convolutions.
+
+struct ViewingLeNet : LeNet {
+  Tensor forward(Tensor const& x) {
+    auto const h = halved(second(halved(first(x.view({-1, 1, 28, 28})).relu())).relu());
+    return last(fourth(third(h.view({-1, 400})).relu()).relu());
+  }
+};
+
+struct ViewingConvolutions : Convolutions {
+  Tensor forward(Tensor const& x) {
+    auto const h = LeNet::halved(norms[0](first(x.view({-1, 1, 28, 28}))).relu());
+    return last(LeNet::halved(norms[1](second(h)).relu()).view({-1, 64 * 49}));
+  }
+};
+
 struct Sgd {
   pawl::Sgd ours{.lr = 0.01};
   using Theirs = torch::optim::SGD;
@@ -174,6 +190,8 @@ BENCHMARK_TEMPLATE(module, Dropout, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, BatchNorm, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, LeNet, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Convolutions, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, ViewingLeNet, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, ViewingConvolutions, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Perceptron, Adam)->Apply(batches);
 BENCHMARK_TEMPLATE(module, BatchNorm, Adam)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Convolutions, Adam)->Apply(batches);

@@ -4,6 +4,8 @@
 // models need. Users include further `torch/nn/...` headers themselves.
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/InferSize.h>
+#include <ATen/TensorUtils.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/record_function.h>
 #include <c10/core/Event.h>

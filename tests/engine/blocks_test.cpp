@@ -45,7 +45,79 @@ void compare_any(AnyOptimizer const& optimizer, std::vector<AnyStrategy> const& 
   });
 }
 
+/// A network whose products are no linear layers, so that autograd leaves their gradients where it
+/// likes. Some sizes leave gaps in the arena, and one matrix is not used.
+struct MatricesImpl : nn::Module {
+  MatricesImpl() {
+    std::int64_t i = 0;
+    for (auto& p : parameters()) fill_normal(p, 0, 0.05, Seed{7}.generator("net", i++));
+  }
+  Tensor forward(Tensor const& x) {
+    return ((x.mm(first) + shift).relu().mm(second).tanh().mm(odd) + last).narrow(1, 0, 6);
+  }
+  Tensor matrix(char const* name, at::IntArrayRef sizes) {
+    return register_parameter(name, torch::zeros(sizes));
+  }
+  std::int64_t width = (block_size() / 70 / 16 + 2) * 16;
+  Tensor first = matrix("first", {70, width}), shift = matrix("shift", {width});
+  Tensor idle = matrix("idle", {90, 100}), second = matrix("second", {width, 18});
+  Tensor odd = matrix("odd", {18, 601}), last = matrix("last", {601});
+};
+TORCH_MODULE(Matrices);
+
+/// Adds to the gradient, and asks the arena for all of it in between.
+struct Asks {
+  static constexpr char const* name = "asks";
+  static constexpr bool elementwise = true;
+  void edit_gradient(Context& c) {
+    c.gradient().add_(c.weights(), 0.01);
+    if (c.step % 2 == 1) c.arena.gradient();
+    c.gradient().add_(c.weights(), 0.1);
+  }
+};
+
 }  // namespace
+
+TEST_CASE("large gradients that autograd left elsewhere stay there") {
+  Learner learner{Matrices(), Sgd{.lr = 0.05}, InBlocks{}};
+  learner.fit(rows(0, torch::kFloat32), {.batch_size = 30});
+  auto const& net = *learner.model();
+  auto const size = block_size(), first = net.first.numel(), second = net.second.numel();
+  REQUIRE(first % 16 == 0);
+  REQUIRE(first > size);
+  REQUIRE(second > size / 4);
+  REQUIRE(net.odd.numel() > size / 4);
+  CHECK(learner.strategy<InBlocks>().sizes ==
+        std::vector<std::int64_t>{size, first - size, net.width + 9008, second, 10832 + 608});
+  auto const gradient = net.first.grad(), odd = net.odd.grad();
+  CHECK_FALSE(gradient.is_alias_of(learner.context().gradient()));
+  CHECK(odd.is_alias_of(learner.context().gradient()));
+  CHECK(net.first.grad().is_alias_of(learner.context().gradient()));
+}
+
+TEST_CASE("those change no bit, nor what is found in them afterwards") {
+  auto const left = [](AnyOptimizer const& optimizer, auto... strategies) {
+    Matrices net;
+    auto learner = learner_of(net, optimizer, {AnyStrategy(strategies)...});
+    for (std::int64_t e = 0; e < 3; ++e) learner.fit(rows(e, torch::kFloat32), {.batch_size = 7});
+    Archive state(Archive::Mode::save);
+    learner.strategies().state(state);
+    std::vector<Tensor> found{learner.context().weights().clone()};
+    for (auto const& item : state.tensors) found.push_back(item.value());
+    for (auto const& p : net->parameters()) {
+      if (p.grad().defined()) found.push_back(p.grad().clone());
+    }
+    found.push_back(learner.context().gradient().clone());
+    return found;
+  };
+  auto const si = named("si", {{"strength", "1"}}), ewc = named("ewc", {{"strength", "20"}});
+  for (auto const& optimizer :
+       {AnyOptimizer(Sgd{.lr = 0.05}), AnyOptimizer(Sgd{.lr = 0.05, .momentum = 0.9}),
+        AnyOptimizer(Adam{.lr = 0.002}), AnyOptimizer(AdamW{.lr = 0.002})}) {
+    check_same(left(optimizer, si, ewc), left(optimizer, si, ewc, AtOnce{}));
+    check_same(left(optimizer, Asks{}, ewc), left(optimizer, Asks{}, ewc, AtOnce{}));
+  }
+}
 
 TEST_CASE("elementwise hooks and the optimizer go over the weights block by block") {
   for (auto const dtype : {torch::kFloat32, torch::kFloat64}) {

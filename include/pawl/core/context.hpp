@@ -110,11 +110,9 @@ class Context {
   }
 
   /// How steps are computed: "compiled", "reference", or "reference: " and why not compiled; in its
-  /// place "layers: " where linear layers go by pawl's products, "channels_last: " where images are
-  /// laid out so, "channels_last, layers: ".
-  std::string engine() const {
-    return training.engine == Engine::reference ? "reference" : fast.text();
-  }
+  /// place "layers: " where linear layers go by pawl's products, "channels_last: " where images
+  /// have them so in convolutions, "channels_last, layers: ".
+  std::string engine() const { return training.reference() ? "reference" : fast.text(); }
 
   /// The slice of n rows (of a draw for the whole step) that belongs to the present shard.
   Slice slice(std::int64_t n) const { return shard_slice(n, shard, training.shards); }
@@ -131,7 +129,7 @@ class Context {
 
   /// Network inputs [n, ...] of stored rows.
   Tensor inputs(Tensor const& stored) const {
-    return fast.images(train.normalise(stored.to(arena.device()), arena.dtype()));
+    return train.normalise(stored.to(arena.device()), arena.dtype());
   }
 
   /// Rows as the present step shows them to the network (see `Augment`); `generator` draws how.
@@ -152,13 +150,11 @@ class Context {
   }
   /// Those that the module's own forward gives, routed as it is.
   Tensor own_forward(Tensor const& x) const {
-    auto const layers = linear_layers();
+    auto const by = fast_layers();
     return model.forward(x);
   }
-  /// While it lives, linear layers of modules go by pawl's products, but with engine = reference.
-  LinearLayers::Scope linear_layers() const {
-    return LinearLayers::Scope(training.engine != Engine::reference);
-  }
+  /// While it lives, layers of modules go in faster ways, but with engine = reference.
+  FastPaths::Layers fast_layers() const { return fast.layers(!training.reference()); }
 
   /// Logits with the outputs outside the active set at -inf, or narrowed away. `labels` (host): of
   /// the batch, for active = batch; `tasks` [N] (host) or undefined; `fresh_rows` of the rows are

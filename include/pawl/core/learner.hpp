@@ -16,6 +16,7 @@
 #include "../optimizers/sgd.hpp"
 #include "checkpoint.hpp"
 #include "context.hpp"
+#include "growth.hpp"
 #include "model_state.hpp"
 #include "observer.hpp"
 #include "snapshot.hpp"
@@ -76,7 +77,7 @@ class Learner {
     auto& c = context_;
     if (!resuming_) start(experience);
     c.train = strategies_.enlarge(c, std::move(c.train));
-    compile();
+    growth().look_for_fast_paths();
     auto plan = plan_for(c.train.size());
     c.steps = plan.steps();
     watch.begin(c);
@@ -85,7 +86,7 @@ class Learner {
     auto const one = [&] {
       Phase gathering("gather");
       auto fresh = c.train.read(plan.positions(c.step), c.arena.device());
-      if (meet(fresh.labels)) captured.forget();
+      if (growth().meet(fresh.labels)) captured.forget();
       gathering.end();
       step.run(std::move(fresh), {watch.wants_penalties, !watch.only_losses}, draws_);
       ++c.step, ++c.total_steps;
@@ -119,10 +120,10 @@ class Learner {
     require(x.defined() && x.dim() >= 1 && x.size(0) > 0,
             "scores: give inputs [N, ...] with at least one row");
     ModeScope mode(*c.model.module, false);
-    auto const inputs = c.fast.images(x.to(c.arena.device(), c.arena.dtype()));
+    auto const inputs = x.to(c.arena.device(), c.arena.dtype());
     c.model.route(tasks);
     if (strategies_.has_scores) return strategies_.scores(c, inputs);
-    return c.fast.scores(c.model, inputs, c.training.engine != Engine::reference);
+    return c.fast.scores(c.model, inputs, !c.training.reference());
   }
 
   /// Labels [N] int64: the best of the classes seen so far, or of all outputs before the first
@@ -164,7 +165,7 @@ class Learner {
       state(archive);
       check_model(archive, module, Heads::will_grow);
       archive.require_all_loaded("model.");
-      make_room();
+      growth().make_room();
       check_model(archive, module, Heads::are_grown);
       Archive sizes(Archive::Mode::count);
       sizes.flat_size = context_.arena.weights().numel();
@@ -172,7 +173,8 @@ class Learner {
       sizes.part("strategies", strategies_);
     } catch (...) {
       state(before);
-      if (context_.arena.layout() != layout) follow(layout);  // heads keep the room they made
+      if (context_.arena.layout() != layout)
+        growth().follow(layout);  // heads keep the room they made
       throw;
     }
     visit_model(archive, module);
@@ -255,7 +257,7 @@ class Learner {
     c.experience = &experience;
     c.training = training;
     c.train = experience.train;
-    c.arena.by_operations(training.engine == Engine::reference);
+    c.arena.by_operations(training.reference());
   }
 
   void start(Experience const& experience) {
@@ -264,7 +266,7 @@ class Learner {
     if (!again) c.old_classes = c.seen;
     c.index = experience.index;
     c.step = 0;
-    announce_tasks(experience);
+    growth().announce(experience);
     insert_sorted(c.seen, experience.classes);
     if (c.training.optimizer_at_boundary == AtBoundary::reset) optimizer_.reset();
     try {
@@ -290,109 +292,8 @@ class Learner {
     return plan;
   }
 
-  // ---- classes and heads ----
-
-  /// Announces every task of an experience (a union of experiences has several) with its labels.
-  void announce_tasks(Experience const& experience) {
-    auto& tasks = context_.task_classes;
-    if (!experience.train.tasks.defined()) return announce(experience.classes, experience.task);
-    auto const found = labels_by_task(experience.train);
-    for (auto const task : found.tasks()) {
-      for (auto const label : found.of(task)) tasks.add(task, label);
-      announce(tasks.of(task), task);
-    }
-  }
-
-  /// Lets heads make room.
-  void announce(std::vector<std::int64_t> const& labels, std::int64_t task) {
-    auto& c = context_;
-    c.logits.reset();  // the graph of the last step would keep expecting the old shapes
-    bool grew = false;
-    for (auto* head : c.model.heads) grew = head->announce(labels, task, c.seed) || grew;
-    if (grew) rebind();
-  }
-
-  /// Notes labels that occur for the first time; heads that were never told of them make room.
-  /// Returns whether there were any.
-  bool meet(Tensor const& labels) {
-    auto& c = context_;
-    auto const* data = labels.data_ptr<std::int64_t>();
-    std::vector<std::int64_t> first;
-    for (std::int64_t i = 0; i < labels.numel(); ++i) {
-      if (!std::binary_search(c.met.begin(), c.met.end(), data[i])) first.push_back(data[i]);
-    }
-    if (first.empty()) return false;
-    insert_sorted(c.met, first);
-    std::vector<std::int64_t> surprising;
-    for (auto const label : first) {
-      if (!std::binary_search(c.seen.begin(), c.seen.end(), label)) surprising.push_back(label);
-    }
-    if (surprising.empty()) return true;
-    announce(surprising, c.experience->task);
-    insert_sorted(c.seen, surprising);
-    return true;
-  }
-
-  /// Lets heads make room for all that is known after loading; their new rows are loaded next.
-  void make_room() {
-    auto& c = context_;
-    c.logits.reset();
-    for (auto* head : c.model.heads) {
-      head->announce(c.seen, -1, c.seed);
-      for (auto const task : c.task_classes.tasks()) {
-        head->announce(c.task_classes.of(task), task, c.seed);
-      }
-    }
-    c.arena.ensure(*c.model.module);
-  }
-
-  // ---- what is stored per parameter ----
-
-  /// Binds parameters that lost their place in the arena: those of a head that grew, a layer that
-  /// was replaced, a module moved to another type or device.
-  void rebind() {
-    auto& c = context_;
-    auto const layout = c.arena.layout();
-    if (!c.arena.ensure(*c.model.module)) return;
-    c.fast = {};
-    c.model.find_heads();
-    follow(layout);
-    if (c.experience != nullptr) compile();
-  }
-
-  /// Looks for ways to run the model faster.
-  void compile() {
-    auto& c = context_;
-    if (c.training.engine == Engine::reference) {
-      c.fast = {};
-    } else {
-      c.fast.look(*c.model.module, c.arena);
-    }
-  }
-
-  /// Moves all that is stored per parameter from another layout to that of the arena.
-  void follow(Layout const& layout) {
-    auto& c = context_;
-    Archive archive(Archive::Mode::grow);
-    archive.from = layout;
-    archive.to = c.arena.layout();
-    archive.weights = c.arena.weights();
-    optimizer_.state(archive);
-    strategies_.state(archive);
-    c.ever_active = matched(c.ever_active, archive.from, archive.to);
-  }
-
-  /// Marks per parameter, carried over to another layout by name.
-  static std::vector<bool> matched(std::vector<bool> const& marks, Layout const& from,
-                                   Layout const& to) {
-    std::vector<bool> result(marks.empty() ? 0 : to.size(), false);
-    for (std::size_t i = 0; i < result.size(); ++i) {
-      for (std::size_t k = 0; k < from.size(); ++k) {
-        if (from[k].name == to[i].name) result[i] = marks[k];
-      }
-    }
-    return result;
-  }
+  Growth<Strategies, Opt> growth() { return {context_, strategies_, optimizer_}; }
+  void rebind() { growth().rebind(); }
 
   /// Everything that the rest of training depends on, apart from the model's own tensors.
   void state(Archive& a) {

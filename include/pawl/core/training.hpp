@@ -62,6 +62,9 @@ struct Training {
   std::int64_t lr_warmup = 0;
   Engine engine = Engine::compiled;
 
+  /// Whether only autograd and plain LibTorch operations may be used.
+  bool reference() const { return engine == Engine::reference; }
+
   void describe(Options& o) {
     o("epochs", epochs, at_least(1), "passes over each experience, shuffled anew");
     o.only_if(iterations == 0, "iterations = 0");

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -23,11 +24,13 @@ class Arena : public FlatParameters {
   Arena() = default;
   explicit Arena(nn::Module& module) { bind(module); }
 
-  /// Those of FlatParameters, which also forget gradients.
+  /// Takes the trainable parameters of `module`. Throws, and changes nothing, when there are none
+  /// or when they differ in dtype or device.
   void bind(nn::Module& module) {
     FlatParameters::bind(module);
     forget();
   }
+  /// The same when any of them was moved, replaced or added. Returns whether it did.
   bool ensure(nn::Module& module) {
     auto const anew = FlatParameters::ensure(module);
     if (anew) forget();
@@ -55,25 +58,39 @@ class Arena : public FlatParameters {
   /// Gradient [P] of this step: packed from the parameters on first use; undefined ones are 0.
   /// From then on `.grad` of every active parameter is a view of it, so edits reach everybody.
   Tensor const& gradient() {
-    form_gradients();
-    if (packed_) return gradient_;
-    torch::NoGradGuard no_grad;
-    make_gradient();
-    c10::SmallVector<Tensor, 16> places, parts;
-    for (std::size_t i = 0; i < parameters().size(); ++i) {
-      auto const place = parameter_view(gradient_, i);
-      auto& gradient = parameters()[i].mutable_grad();
-      if (!gradient.defined()) {
-        place.zero_();
-      } else if (!is_at(gradient, place)) {
-        places.push_back(place);
-        parts.push_back(dense(gradient));
-        gradient = place;
-      }
-    }
-    if (!places.empty()) at::_foreach_copy_(places, parts);  // one kernel on a device
-    packed_ = true;
+    pack(std::numeric_limits<std::int64_t>::max());
     return gradient_;
+  }
+
+  /// For who goes over flat tensors range by range: packs the gradient, but for parts of `large`
+  /// parameters that autograd left elsewhere, and nobody else holds. Calls f(begin, end) for each
+  /// range whose gradient is one vector, see `gradient_at`; all ranges are all weights, and each
+  /// begins at a multiple of 16.
+  template <class F>
+  void each_range(std::int64_t large, F&& f) {
+    pack(large);
+    std::int64_t begin = 0;
+    auto const finish = [&](std::int64_t end) {
+      if (begin < end) f(begin, end);
+    };
+    for (std::size_t i = 0; !packed() && i < parameters().size(); ++i) {
+      if (!is_apart(i)) continue;
+      finish(layout()[i].offset);
+      f(layout()[i].offset, slice_end(i));
+      begin = slice_end(i);
+    }
+    finish(weights().numel());
+  }
+
+  /// The gradient of a part of such a range, which is packed where it has to be; edits reach
+  /// everybody.
+  Tensor gradient_at(std::int64_t begin, std::int64_t end) {
+    if (packed_ == Packed::nothing) gradient();
+    auto const i = packed() ? 0 : parameter_at(begin);
+    if (!packed() && is_apart(i) && end > slice_end(i)) gradient();
+    if (packed() || !is_apart(i)) return range_of(gradient_, begin, end);
+    auto const first = layout()[i].offset;
+    return range_of(parameters()[i].grad().view({-1}), begin - first, end - first);
   }
 
   /// Adds to the gradient of parameter i; autograd may have left another part of it in `.grad`.
@@ -91,7 +108,7 @@ class Arena : public FlatParameters {
       form(i, taken);
     }
   }
-  void seal() { packed_ = true; }
+  void seal() { packed_ = Packed::all; }
 
   /// Where the gradient of parameter i belongs, and that it was written there. -1: of none.
   Tensor room_for_gradient(std::int64_t i) {
@@ -144,11 +161,14 @@ class Arena : public FlatParameters {
     make_gradient();
     waiting_.clear();
     gradient_.copy_(sum);
-    packed_ = true;
+    packed_ = Packed::all;
     bind_active();
   }
 
-  bool packed() const { return packed_; }
+  bool packed() const { return packed_ == Packed::all; }
+
+  /// What of a gradient lies in its place in the flat tensor.
+  enum class Packed { nothing, small_parts, all };
 
   /// What waits for a parameter; nothing, if the gradient is undefined.
   struct Waiting {
@@ -162,7 +182,7 @@ class Arena : public FlatParameters {
     std::vector<Tensor> of_each{};
     std::vector<Waiting> waiting{};  ///< none, or one for each parameter
     std::vector<bool> active{};
-    bool packed = false;
+    Packed packed = Packed::nothing;
   };
   Gradients gradients() const {
     Gradients found{{}, waiting_, active_, packed_};
@@ -183,7 +203,7 @@ class Arena : public FlatParameters {
   void activate(std::vector<bool> const& also) {
     form_gradients();
     for (std::size_t i = 0; i < active_.size(); ++i) active_[i] = active_[i] || also[i];
-    if (packed_) bind_active();
+    if (packed()) bind_active();
   }
 
   /// Whether optimizers and penalties are to go by LibTorch's operations, one after another. A
@@ -198,8 +218,52 @@ class Arena : public FlatParameters {
   }
   void start_step() {
     waiting_.clear();
-    packed_ = false;
+    packed_ = Packed::nothing;
     active_.assign(parameters().size(), false);
+  }
+
+  /// Packs the gradient, but for parts of at least `large` numbers that may stay elsewhere.
+  void pack(std::int64_t large) {
+    form_gradients();
+    if (packed()) return;
+    torch::NoGradGuard no_grad;
+    make_gradient();
+    c10::SmallVector<Tensor, 16> places, parts;
+    auto const before = std::exchange(packed_, Packed::all);
+    for (std::size_t i = 0; i < parameters().size(); ++i) {
+      auto& gradient = parameters()[i].mutable_grad();
+      if (!gradient.defined()) {
+        if (before == Packed::nothing) parameter_view(gradient_, i).zero_();
+      } else if (is_apart(i)) {
+        if (layout()[i].size >= large && may_stay(i)) {
+          packed_ = Packed::small_parts;
+          continue;
+        }
+        places.push_back(parameter_view(gradient_, i));
+        parts.push_back(dense(gradient));
+        gradient = places.back();
+      }
+    }
+    if (!places.empty()) at::_foreach_copy_(places, parts);  // one kernel on a device
+  }
+
+  /// Whether the gradient of parameter i lies elsewhere.
+  bool is_apart(std::size_t i) const {
+    auto const& gradient = parameters()[i].grad();
+    if (!gradient.defined()) return false;
+    if (gradient.is_sparse()) return true;
+    auto const bytes = layout()[i].offset * static_cast<std::int64_t>(gradient_.element_size());
+    return gradient.const_data_ptr() !=
+           static_cast<char const*>(gradient_.const_data_ptr()) + bytes;
+  }
+  /// Whether the gradient of parameter i is one vector, like the weights, and nobody else's. Ranges
+  /// that are no multiple of 16 could change last bits, where LibTorch rounds what is left of them
+  /// in another way.
+  bool may_stay(std::size_t i) const {
+    auto const& gradient = parameters()[i].grad();
+    return layout()[i].size % 16 == 0 && gradient.is_contiguous() && !gradient.is_neg() &&
+           gradient.options().type_equal(weights().options()) && !gradient.requires_grad() &&
+           gradient.use_count() == 1 && gradient.storage().use_count() == 1;
   }
 
   void make_gradient() {
@@ -228,7 +292,7 @@ class Arena : public FlatParameters {
     auto const place = parameter_view(gradient_, i);
     auto& gradient = parameters()[i].mutable_grad();
     if (gradient.defined()) {
-      if (!is_at(gradient, place)) place.copy_(dense(gradient));
+      if (is_apart(i)) place.copy_(dense(gradient));
       taken.add_to(place, 1);
     } else {
       taken.form(place);
@@ -238,9 +302,6 @@ class Arena : public FlatParameters {
 
   static Tensor dense(Tensor const& gradient) {
     return gradient.is_sparse() ? gradient.to_dense() : gradient;
-  }
-  static bool is_at(Tensor const& gradient, Tensor const& place) {
-    return !gradient.is_sparse() && gradient.data_ptr() == place.data_ptr();
   }
 
   void bind_active() {
@@ -252,7 +313,7 @@ class Arena : public FlatParameters {
   Tensor gradient_;
   std::vector<Waiting> waiting_;
   std::vector<bool> active_;
-  bool packed_ = false;
+  Packed packed_ = Packed::nothing;
   bool by_operations_ = true;
 };
 

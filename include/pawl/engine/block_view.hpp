@@ -24,8 +24,11 @@ class BlockView {
   Block const& where() const { return where_; }
   Tensor const& weights() const { return weights_; }
   Tensor const& gradient() {
-    if (!gradient_.defined()) {
-      gradient_ = additions_ ? buffer_like(weights_, spare_).zero_() : where_.of(arena_.gradient());
+    // Somebody may have asked for the whole gradient meanwhile.
+    auto const moved = !additions_ && packed_ != arena_.packed();
+    if (!gradient_.defined() || moved) {
+      gradient_ = additions_ ? buffer_like(weights_, spare_).zero_() : where_.gradient(arena_);
+      packed_ = arena_.packed();
       for (auto const& pull : pulls_) pull.add_to(gradient_, weights_);
       pulls_.clear();
     }
@@ -54,6 +57,7 @@ class BlockView {
   Tensor& spare_;
   Tensor weights_, gradient_;
   bool additions_;
+  bool packed_ = false;  // the arena's gradient, when this one was found
   c10::SmallVector<QuadraticPull, 2> pulls_;
 };
 

@@ -19,7 +19,7 @@ class FastPaths {
  public:
   CompiledChain chain;  ///< the model without autograd's graph, where it is a chain of layers
   mutable CompiledChain side_chain;  ///< the same with buffers of its own, for passes on the side
-  ImageLayout images;                ///< how images lie in memory
+  ImageLayout images;                ///< how images lie in memory, in convolutions
   std::string capture;  ///< "captured" where a device replayed steps, or why it did not
 
   /// Looks for a chain in a module; at the start of an experience, and when parameters have moved.
@@ -55,6 +55,14 @@ class FastPaths {
     return agreed_;
   }
 
+  /// While it lives, layers of modules go in faster ways: convolutions as was found out, linear
+  /// ones by pawl's products, if that is `wanted`.
+  struct Layers {
+    LinearLayers::Scope linear;
+    ConvolutionLayers::Scope convolutions;
+  };
+  Layers layers(bool wanted) const { return {LinearLayers::Scope(wanted), images.scope()}; }
+
   /// Notes that a step's forward had linear layers that went that way.
   void note_layers() { has_layers_ = true; }
 
@@ -69,7 +77,7 @@ class FastPaths {
       auto const all = side_chain.logits(x);
       if (agree(all.narrow(0, 0, 4), some)) return all;
     }
-    LinearLayers::Scope const layers(wanted && many);
+    auto const by = layers(wanted && many);
     return model.forward(x);
   }
 

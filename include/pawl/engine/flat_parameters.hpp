@@ -15,6 +15,14 @@
 namespace pawl {
 inline namespace v0 {
 
+/// Numbers `begin` to `end` of a flat tensor. Views that autograd does not have to know about take
+/// half the time, and there are several for each block of the weights.
+inline Tensor range_of(Tensor const& flat, std::int64_t begin, std::int64_t end) {
+  if (flat.requires_grad() || end > flat.size(0)) return flat.narrow(0, begin, end - begin);
+  at::AutoDispatchBelowADInplaceOrView const untracked;
+  return flat.slice(0, begin, end);
+}
+
 /// All trainable parameters of a module as views of one flat tensor (slices aligned to 64 bytes).
 /// Gaps between slices hold zeros.
 ///
@@ -22,6 +30,58 @@ inline namespace v0 {
 /// tensor; `ensure()` notices and binds anew, keeping the parameters' values.
 class FlatParameters {
  public:
+  /// True while the first and the last parameter still lie where they were put (cheap, every step).
+  bool bound() const {
+    return !parameters_.empty() && at_home(0) && at_home(parameters_.size() - 1);
+  }
+
+  Tensor const& weights() const { return weights_; }  ///< [P], the parameters themselves
+  Layout const& layout() const { return layout_; }
+  std::vector<Tensor> const& parameters() const { return parameters_; }
+  torch::Dtype dtype() const { return weights_.scalar_type(); }
+  torch::Device device() const { return weights_.device(); }
+
+  /// Which parameter a tensor is; -1: none, or one without numbers, or one that was moved away.
+  std::int64_t index_of(Tensor const& tensor) const {
+    if (parameters_.empty() || !tensor.has_storage() ||
+        !tensor.storage().is_alias_of(weights_.storage()))
+      return -1;
+    auto const offset = tensor.storage_offset() - weights_.storage_offset();
+    auto const i = parameter_at(offset);
+    return parameters_[i].is_same(tensor) ? static_cast<std::int64_t>(i) : -1;
+  }
+
+  /// The parameter to which number `offset` of a flat tensor belongs, or the gap after it.
+  std::size_t parameter_at(std::int64_t offset) const {
+    auto const next = std::upper_bound(layout_.begin(), layout_.end(), offset,
+                                       [](auto at, auto const& span) { return at < span.offset; });
+    return static_cast<std::size_t>(next - layout_.begin() - 1);
+  }
+
+  /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
+  Tensor parameter_view(Tensor const& flat, std::size_t i) const {
+    return flat.narrow(0, layout_[i].offset, layout_[i].size).view(layout_[i].shape);
+  }
+
+  /// The same with the gap after it, as a vector.
+  Tensor slice(Tensor const& flat, std::size_t i) const {
+    return range_of(flat, layout_[i].offset, slice_end(i));
+  }
+
+  /// Where the slice of parameter i ends, with the gap after it: a multiple of 16.
+  std::int64_t slice_end(std::size_t i) const {
+    return layout_[i].offset + aligned(layout_[i].size);
+  }
+
+  /// Makes the gaps between slices of a flat tensor [P] zero.
+  void clear_gaps(Tensor const& flat) const {
+    for (std::size_t i = 0; i < layout_.size(); ++i) {
+      auto const end = layout_[i].offset + layout_[i].size, gap = slice_end(i) - end;
+      if (gap > 0) flat.narrow(0, end, gap).zero_();
+    }
+  }
+
+ protected:
   /// Collects the trainable parameters of `module` and makes them views of `weights`.
   /// Throws, and changes nothing, when there are none or when they differ in dtype or device.
   void bind(nn::Module& module) {
@@ -57,11 +117,6 @@ class FlatParameters {
     }
   }
 
-  /// True while the first and the last parameter still lie where they were put (cheap, every step).
-  bool bound() const {
-    return !parameters_.empty() && at_home(0) && at_home(parameters_.size() - 1);
-  }
-
   /// Binds anew when any parameter was moved, replaced or added. Returns whether it did.
   bool ensure(nn::Module& module) {
     std::size_t count = 0;
@@ -75,48 +130,6 @@ class FlatParameters {
     return true;
   }
 
-  Tensor const& weights() const { return weights_; }  ///< [P], the parameters themselves
-  Layout const& layout() const { return layout_; }
-  std::vector<Tensor> const& parameters() const { return parameters_; }
-  torch::Dtype dtype() const { return weights_.scalar_type(); }
-  torch::Device device() const { return weights_.device(); }
-
-  /// Which parameter a tensor is; -1: none, or one without numbers, or one that was moved away.
-  std::int64_t index_of(Tensor const& tensor) const {
-    if (parameters_.empty() || !tensor.has_storage() ||
-        !tensor.storage().is_alias_of(weights_.storage()))
-      return -1;
-    auto const offset = tensor.storage_offset() - weights_.storage_offset();
-    auto const next = std::upper_bound(layout_.begin(), layout_.end(), offset,
-                                       [](auto at, auto const& span) { return at < span.offset; });
-    auto const i = next - layout_.begin() - 1;
-    return i >= 0 && parameters_[static_cast<std::size_t>(i)].is_same(tensor) ? i : -1;
-  }
-
-  /// The part of a flat tensor [P] that belongs to parameter i, in its shape.
-  Tensor parameter_view(Tensor const& flat, std::size_t i) const {
-    return flat.narrow(0, layout_[i].offset, layout_[i].size).view(layout_[i].shape);
-  }
-
-  /// The same with the gap after it, as a vector.
-  Tensor slice(Tensor const& flat, std::size_t i) const {
-    return flat.slice(0, layout_[i].offset, slice_end(i));
-  }
-
-  /// Where the slice of parameter i ends, with the gap after it: a multiple of 16.
-  std::int64_t slice_end(std::size_t i) const {
-    return layout_[i].offset + aligned(layout_[i].size);
-  }
-
-  /// Makes the gaps between slices of a flat tensor [P] zero.
-  void clear_gaps(Tensor const& flat) const {
-    for (std::size_t i = 0; i < layout_.size(); ++i) {
-      auto const end = layout_[i].offset + layout_[i].size, gap = slice_end(i) - end;
-      if (gap > 0) flat.narrow(0, end, gap).zero_();
-    }
-  }
-
- protected:
   /// Zeros [n]; on a device that learners share, beside those of the others.
   static Tensor zeros(std::int64_t n, at::TensorOptions const& options) {
     auto* fleet = options.device().is_cpu() || pawl::recording() ? nullptr : Fleet::here();

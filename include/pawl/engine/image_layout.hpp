@@ -6,31 +6,30 @@
 
 #include "../core/archive.hpp"
 #include "../core/model.hpp"
+#include "../core/random.hpp"
 #include "../core/scopes.hpp"
+#include "convolution_layers.hpp"
 
 namespace pawl {
 inline namespace v0 {
 
-/// How images lie in memory on their way into a network. In float32 on the host LibTorch's
-/// convolutions are faster by a tenth to two thirds where an image's channels lie side by side
-/// ("channels last"); results differ in their last bits. What could go wrong is left alone: grouped
-/// convolutions may be slower, a module that calls `view` may refuse such inputs, and LibTorch 2.13
-/// writes out of bounds in the backward pass of a 1x1 convolution with a stride and fewer channels
-/// than a vector register holds.
+/// Whether images have their channels last in a network's convolutions. In float32 on the host that
+/// makes them faster by a tenth to two thirds; results differ in their last bits. Modules with
+/// grouped convolutions are left alone, which may be slower, and so are those with convolutions
+/// that are not safe.
 class ImageLayout {
  public:
   bool channels_last() const { return channels_last_; }
 
-  /// Inputs [n, c, h, w] as the network is to have them; others as they are.
-  Tensor operator()(Tensor const& x) const {
-    return channels_last() && x.dim() == 4 ? laid_out(x) : x;
-  }
+  /// To be there while the network's forward runs.
+  ConvolutionLayers::Scope scope() const { return ConvolutionLayers::Scope(channels_last_); }
 
-  /// Decides, by a look at the module and a trial on two of the inputs.
+  /// Decides, by a look at the module and a trial on two of the inputs [n, ...]: its forward runs
+  /// two or four times, and leaves buffers and generators as found.
   void decide(Model const& model, Tensor const& x, Tensor const& tasks) {
     channels_last_ = false;
-    if (x.dim() != 4 || !x.is_cpu()) return;
-    if (x.scalar_type() != torch::kFloat32 || !has_plain_convolutions(*model.module)) return;
+    if (x.dim() < 2 || !x.is_cpu() || x.scalar_type() != torch::kFloat32) return;
+    if (!has_plain_convolutions(*model.module)) return;
     auto const n = std::min<std::int64_t>(x.size(0), 2);
     channels_last_ =
         agrees(model, x.narrow(0, 0, n), tasks.defined() ? tasks.narrow(0, 0, n) : tasks);
@@ -39,40 +38,44 @@ class ImageLayout {
   void state(Archive& a) { a("channels_last", channels_last_); }
 
  private:
-  /// Where there is one channel, both layouts are the same numbers, and strides say which is meant.
-  static Tensor laid_out(Tensor const& x) {
-    auto const last = x.contiguous(at::MemoryFormat::ChannelsLast);
-    auto const h = x.size(2), w = x.size(3);
-    return x.size(1) == 1 ? last.as_strided(x.sizes(), {h * w, 1, w, 1}) : last;
-  }
-
   static bool has_plain_convolutions(nn::Module const& module) {
     bool any = false;
     for (auto const& part : module.modules()) {
       auto const* layer = part->as<nn::Conv2dImpl>();
       if (layer == nullptr) continue;
-      if (layer->options.groups() != 1 || writes_out_of_bounds(*layer)) return false;
+      auto const& options = layer->options;
+      auto const unsafe = ConvolutionLayers::writes_out_of_bounds(
+          *options.kernel_size(), *options.stride(), options.in_channels());
+      if (options.groups() != 1 || unsafe) return false;
       any = true;
     }
     return any;
   }
 
-  static bool writes_out_of_bounds(nn::Conv2dImpl const& layer) {
-    auto const& options = layer.options;
-    auto const kernel = *options.kernel_size(), stride = *options.stride();
-    auto const pointwise = kernel[0] == 1 && kernel[1] == 1;
-    return pointwise && (stride[0] > 1 || stride[1] > 1) && options.in_channels() < 16;
+  /// Whether the module takes that and comes to the same logits, in eval mode and in the mode that
+  /// it is in.
+  static bool agrees(Model const& model, Tensor const& x, Tensor const& tasks) {
+    model.route(tasks);
+    auto const trains = model.module->is_training();
+    return agrees_in(false, model, x) && (!trains || agrees_in(true, model, x));
   }
 
-  /// Whether the module takes such inputs and comes to the same logits.
-  static bool agrees(Model const& model, Tensor const& x, Tensor const& tasks) {
-    torch::NoGradGuard no_grad;
-    ModeScope mode(*model.module, false);  // neither statistics nor noise
-    model.route(tasks);
-    auto const plain = model.forward(x);
+  /// Noise, which lies in memory as images do, cannot be compared.
+  static bool agrees_in(bool training, Model const& model, Tensor const& x) {
+    ModeScope mode(*model.module, training);
+    torch::AutoGradMode grad(training);
+    bool drawn = false;
+    auto const logits = [&](bool met) {
+      BufferScope buffers(*model.module);
+      NoiseScope noise(Seed{}.generator("image_layout"));
+      ConvolutionLayers::Scope const convolutions(met);
+      auto const z = model.forward(x).detach();
+      drawn = noise.drawn();
+      return z;
+    };
     try {
-      auto const other = model.forward(laid_out(x));
-      return other.sizes() == plain.sizes() && other.allclose(plain, 1e-3, 1e-5, true);
+      auto const plain = logits(false), other = logits(true);
+      return other.sizes() == plain.sizes() && (drawn || other.allclose(plain, 1e-3, 1e-5, true));
     } catch (std::exception const&) {
       return false;  // as it was: the plain layout is taken by all
     }

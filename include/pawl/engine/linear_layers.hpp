@@ -8,6 +8,7 @@
 
 #include "../products/linear.hpp"
 #include "arena.hpp"
+#include "met_operations.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -17,19 +18,21 @@ inline namespace v0 {
 /// forward runs as it is, and its graph leads where it would lead otherwise, so whoever
 /// differentiates finds all gradients in it. Only in a pass that is collected, gradients of
 /// parameters that nobody listens to are handed over instead, before they are formed.
-///
-/// Of several libraries in one process that carry pawl without showing it, one has this.
 class LinearLayers {
  public:
   /// Within it, this thread's linear layers go that way, where pawl's products suit.
   class Scope {
    public:
-    explicit Scope(bool wanted) {
-      if (wanted && products::uses_own_products() && available()) here_.emplace(key);
-    }
+    explicit Scope(bool wanted)
+        : met_(wanted && products::uses_own_products() && available()),
+          outer_(std::exchange(LinearLayers::wanted(), wanted)) {}
+    ~Scope() { LinearLayers::wanted() = outer_; }
+    Scope(Scope const&) = delete;
+    Scope& operator=(Scope const&) = delete;
 
    private:
-    std::optional<c10::impl::IncludeDispatchKeyGuard> here_;
+    MetOperations::Scope met_;
+    bool outer_;
   };
 
   /// Within it, gradients of an arena's parameters that linear layers find while this thread
@@ -73,8 +76,10 @@ class LinearLayers {
   };
 
  private:
-  /// What LibTorch's dispatcher leaves to others. Operations pass it by, but for those below.
-  static constexpr auto key = c10::DispatchKey::DeferredInit;
+  static bool& wanted() {
+    thread_local bool here = false;
+    return here;
+  }
 
   using Bias = std::optional<Tensor>;
 
@@ -173,42 +178,34 @@ class LinearLayers {
     if (x.dim() != 2 || w.dim() != 2 || x.size(1) != w.size(0)) return false;
     if (x.numel() == 0 || w.numel() == 0) return false;
     if (w.stride(0) != 1 || w.stride(1) != w.size(0) || !x.is_contiguous()) return false;
-    if (bias && (bias->dim() != 1 || bias->size(0) != w.size(1) || !is_plain(*bias))) return false;
-    return is_plain(x) && is_plain(w) && !at::autocast::is_autocast_enabled(at::kCPU);
+    if (bias && (bias->dim() != 1 || bias->size(0) != w.size(1) || !MetOperations::is_plain(*bias)))
+      return false;
+    return MetOperations::is_plain(x) && MetOperations::is_plain(w) &&
+           !at::autocast::is_autocast_enabled(at::kCPU);
   }
-  /// Whether numbers of it lie in the host's memory, and nothing is special about it.
-  static bool is_plain(Tensor const& m) {
-    constexpr c10::DispatchKeySet usual{c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
-                                        c10::DispatchKey::ADInplaceOrView,
-                                        c10::DispatchKey::AutocastCPU};
-    return m.scalar_type() == torch::kFloat32 && m.is_cpu() && m.layout() == at::kStrided &&
-           (m.key_set().raw_repr() & ~usual.raw_repr()) == 0 && !m._fw_grad(0).defined();
-  }
-
   static Tensor run(Tensor const& x, Tensor const& w, Bias const& bias) {
     auto const learns = x.requires_grad() || w.requires_grad() || (bias && bias->requires_grad());
-    return learns && c10::GradMode::is_enabled() ? Product::apply(x, w, bias) : product(x, w, bias);
+    auto const recorded = learns && c10::GradMode::is_enabled() && MetOperations::above_autograd();
+    return recorded ? Product::apply(x, w, bias) : product(x, w, bias);
   }
 
   static Tensor addmm(Tensor const& bias, Tensor const& x, Tensor const& w, at::Scalar const& beta,
                       at::Scalar const& alpha) {
-    c10::impl::ExcludeDispatchKeyGuard const below(key);
+    MetOperations::Below const below;
     auto const plain = beta.equal(1) && alpha.equal(1);
-    return plain && suits(x, w, bias) ? run(x, w, bias) : at::addmm(bias, x, w, beta, alpha);
+    return plain && wanted() && suits(x, w, bias) ? run(x, w, bias)
+                                                  : at::addmm(bias, x, w, beta, alpha);
   }
   static Tensor mm(Tensor const& x, Tensor const& w) {
-    c10::impl::ExcludeDispatchKeyGuard const below(key);
-    return suits(x, w, {}) ? run(x, w, {}) : at::mm(x, w);
+    MetOperations::Below const below;
+    return wanted() && suits(x, w, {}) ? run(x, w, {}) : at::mm(x, w);
   }
 
-  /// Whether the dispatcher knows about it; tells it, the first time. Not where somebody else in
-  /// this process uses the key.
   static bool available() {
     static bool const told = [] {
-      if (c10::Dispatcher::singleton().hasBackendFallbackForDispatchKey(key)) return false;
-      static torch::Library others(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
-      static torch::Library ours(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
-      others.fallback(torch::CppFunction::makeFallthrough());
+      if (!MetOperations::available()) return false;
+      static torch::Library ours(torch::Library::IMPL, "aten", MetOperations::key, __FILE__,
+                                 __LINE__);
       ours.impl("addmm", TORCH_FN(addmm));
       ours.impl("mm", TORCH_FN(mm));
       return true;

@@ -63,10 +63,10 @@ struct Pull {
 /// A step of plain SGD on such a penalty: w <- w - rate strength importance (w - anchor).
 struct PullDown {
   float* w = nullptr;
-  products::PullDown pull{};
+  products::AnchorPull pull{};
 
   /// The pull on numbers that begin at w, wherever that has gone.
-  products::PullDown here() const {
+  products::AnchorPull here() const {
     return {w, pull.anchor, pull.importance, pull.strength, pull.rate};
   }
 

@@ -18,7 +18,8 @@ struct Block {
   std::int64_t end = 0;
 
   bool empty() const { return begin >= end; }
-  Tensor of(Tensor const& flat) const { return flat.narrow(0, begin, end - begin); }
+  Tensor of(Tensor const& flat) const { return range_of(flat, begin, end); }
+  Tensor gradient(Arena& arena) const { return arena.gradient_at(begin, end); }
 };
 
 /// Weights in a block: for each thread as many as let eight flat tensors stay in its core's cache
@@ -75,15 +76,14 @@ inline Runs count_step(Arena const& arena, std::vector<std::int64_t>& steps) {
   return runs;
 }
 
-/// Calls `f(w, g, of, taken)` for what is updated as one vector within a block, where the gradient
-/// is packed; see below.
+/// Calls `f(w, g, of, taken)` for what is updated as one vector within a block; see below.
 template <class F>
 void each_piece(Arena& arena, Runs const& runs, Block const& block, F&& f) {
   for (auto const& run : runs) {
     auto const piece = run.within(block);
     if (piece.empty()) continue;
     auto const of = [&](Tensor const& flat) { return piece.of(flat); };
-    f(of(arena.weights()), of(arena.gradient()), of, run.steps);
+    f(of(arena.weights()), piece.gradient(arena), of, run.steps);
   }
 }
 

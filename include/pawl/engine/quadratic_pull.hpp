@@ -34,7 +34,7 @@ struct QuadraticPull {
   }
 
   /// The same for a kernel, while these tensors live.
-  products::PullDown down(Tensor const& w, double rate) const {
+  products::AnchorPull down(Tensor const& w, double rate) const {
     return {w.const_data_ptr<float>(), anchor.const_data_ptr<float>(),
             importance.const_data_ptr<float>(), static_cast<float>(strength),
             static_cast<float>(rate)};

@@ -145,9 +145,8 @@ class Step {
       noise.emplace(c.seed.generator("model", c.index, c.step * c.training.shards + c.shard),
                     c.arena.device());
     }
-    if (c.step == 0 && c.shard == 0 && c.training.engine != Engine::reference) {
+    if (c.step == 0 && c.shard == 0 && !c.training.reference()) {
       c.fast.try_out(c.model, c.batch.x, c.batch.task, c.total_steps);
-      c.batch.x = c.fast.images(c.batch.x);
     }
     c.model.route(c.batch.task);
     compiled_ = c.fast.compiled(c.model, c.batch.x);

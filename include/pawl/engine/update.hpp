@@ -81,7 +81,7 @@ class Update {
     auto const& weights = c.arena.weights();
     auto const last = c.step + 1 == c.steps;
     return strategies.elementwise && strategies.reads_gradient && works_in_blocks(optimizer) &&
-           c.training.engine != Engine::reference && c.training.clip_norm == 0 &&
+           !c.training.reference() && c.training.clip_norm == 0 &&
            !(strategies.wants_task_gradient && last) && weights.is_cpu() &&
            weights.numel() > block_size();
   }
@@ -146,10 +146,9 @@ class Update {
   void run_by_blocks() {
     if constexpr (BlockOptimizer<Opt>) {
       auto const task_gradient = std::exchange(c.task_gradient, Tensor());
-      c.arena.gradient();  // packs it
       at_rate([&] { optimizer.count(c.arena); });
       done_ = true;
-      each_block(c.arena.weights(), [&](Block const& block) {
+      auto const one = [&](Block const& block) {
         Context::LookAt look(c, block);
         if (strategies.wants_task_gradient) {
           c.task_gradient =
@@ -160,6 +159,11 @@ class Update {
         at_rate([&] { optimizer.apply(c.arena, block); });
         optimizing.end();
         strategies.after_step(c, Of::elementwise);
+      };
+      auto const large =
+          block_size() / 4;  // smaller ones cost less to pack than a block of their own
+      c.arena.each_range(large, [&](std::int64_t begin, std::int64_t end) {
+        each_block(c.arena.weights(), {begin, end}, one);
       });
       c.task_gradient = Tensor();
       strategies.after_step(c, Of::others);

@@ -75,7 +75,7 @@ struct AdamFamily {
   void apply(Arena& arena) {
     torch::NoGradGuard no_grad;
     make_moments(arena);
-    if (in_one_pass(arena)) return by_kernel(arena, Block{0, arena.weights().numel()});
+    if (in_one_pass(arena)) return by_kernel(arena, nullptr);
     arena.gradient();
     each_block(arena.weights(), [&](Block const& block) { by_operations(arena, block); });
   }
@@ -83,7 +83,7 @@ struct AdamFamily {
   void apply(Arena& arena, Block const& block) {
     torch::NoGradGuard no_grad;
     make_moments(arena);
-    in_one_pass(arena) ? by_kernel(arena, block) : by_operations(arena, block);
+    in_one_pass(arena) ? by_kernel(arena, &block) : by_operations(arena, block);
   }
 
   double learning_rate() const { return lr; }
@@ -116,7 +116,7 @@ struct AdamFamily {
     for (std::size_t i = 0; i < runs.size(); ++i) {
       auto const piece = runs[i].within(block);
       if (piece.empty()) continue;
-      auto w = piece.of(arena.weights()), g = piece.of(arena.gradient());
+      auto w = piece.of(arena.weights()), g = piece.gradient(arena);
       auto const here = per_run * i;
       auto const factor = [&](std::size_t k) {  // on the device
         return there.select(0, static_cast<std::int64_t>(here + k));
@@ -157,7 +157,8 @@ struct AdamFamily {
     return !arena.by_operations() && one_pass::suits(arena.weights());
   }
 
-  void by_kernel(Arena& arena, Block const& block) {
+  /// A block, or all weights.
+  void by_kernel(Arena& arena, Block const* block) {
     if (uses_own_kernel(arena)) return by_own_kernel(arena, block);
     std::vector<Tensor> w, g, m, v, t;
     auto const take = [&](auto const& p, auto const& grad, auto const& of, auto taken) {
@@ -165,7 +166,7 @@ struct AdamFamily {
       m.push_back(of(first)), v.push_back(of(second));
       t.push_back(torch::full({}, static_cast<double>(taken + 1), torch::kFloat32));
     };
-    arena.packed() ? each_piece(arena, runs, block, take) : each_piece(arena, runs, steps, take);
+    block != nullptr ? each_piece(arena, runs, *block, take) : each_piece(arena, runs, steps, take);
     if constexpr (decoupled) {
       at::_fused_adamw_(w, g, m, v, {}, t, lr, beta1, beta2, weight_decay, eps, false, false);
     } else {
@@ -174,7 +175,7 @@ struct AdamFamily {
   }
 
   /// Without a view for every parameter.
-  void by_own_kernel(Arena& arena, Block const& block) {
+  void by_own_kernel(Arena& arena, Block const* block) {
     auto* const w = arena.weights().mutable_data_ptr<float>();
     auto *const m = first.mutable_data_ptr<float>(), *const v = second.mutable_data_ptr<float>();
     auto const update = [&](std::int64_t at, std::int64_t n, Tensor const& g, std::int64_t taken) {
@@ -182,11 +183,11 @@ struct AdamFamily {
       work.w = w + at, work.g = g.const_data_ptr<float>(), work.m = m + at, work.v = v + at;
       one_pass::run(work, n);
     };
-    if (arena.packed()) {
+    if (block != nullptr || arena.packed()) {
       for (auto const& run : runs) {
-        auto const piece = run.within(block);
+        auto const piece = block != nullptr ? run.within(*block) : run.all();
         if (piece.empty()) continue;
-        update(piece.begin, piece.end - piece.begin, piece.of(arena.gradient()), run.steps);
+        update(piece.begin, piece.end - piece.begin, piece.gradient(arena), run.steps);
       }
     } else {
       for (std::size_t i = 0; i < steps.size(); ++i) {

@@ -29,8 +29,8 @@ concept PlannedOptimizer = Optimizer<O> && requires(O o, Arena& arena) {
   o.apply(arena);
 };
 
-/// An optimizer that can also update one block of the weights after another, once the gradient is
-/// packed and the step counted: `apply` for all blocks is `apply`.
+/// An optimizer that can also update one block of the weights after another, once the step is
+/// counted: `apply` for all blocks is `apply`. Its gradient is `block.gradient(arena)`.
 template <class O>
 concept BlockOptimizer = PlannedOptimizer<O> && requires(O o, Arena& arena, Block const& block) {
   o.apply(arena, block);

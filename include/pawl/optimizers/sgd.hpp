@@ -41,10 +41,8 @@ struct Sgd {
   }
 
   void count(Arena const& arena) {
-    auto const on_host = arena.device().is_cpu();
-    runs.clear();
-    if (momentum != 0 || arena.packed() || !on_host) runs = count_step(arena, steps);
-    there = on_host ? Tensor() : upload(lr, arena.device());
+    runs = count_step(arena, steps);
+    there = arena.device().is_cpu() ? Tensor() : upload(lr, arena.device());
   }
 
   void apply(Arena& arena) {

@@ -61,7 +61,7 @@ PAWL_AVX2 Eight rounded(Eight a) {
 }
 
 /// Numbers w, which lie at y, after they were pulled.
-PAWL_AVX2 Eight pulled(Eight w, float const* y, PullDown const& pull) {
+PAWL_AVX2 Eight pulled(Eight w, float const* y, AnchorPull const& pull) {
   auto const i = y - pull.y;
   auto const way = w - load(pull.anchor + i);
   auto const weight = rounded(all(pull.strength) * load(pull.importance + i));

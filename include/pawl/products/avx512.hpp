@@ -87,7 +87,7 @@ PAWL_AVX512 Sixteen rounded(Sixteen a) {
 }
 
 /// Numbers w, which lie at y, after they were pulled.
-PAWL_AVX512 Sixteen pulled(Sixteen w, float const* y, Mask mask, PullDown const& pull) {
+PAWL_AVX512 Sixteen pulled(Sixteen w, float const* y, Mask mask, AnchorPull const& pull) {
   auto const i = y - pull.y;
   auto const way = w - load(pull.anchor + i, mask);
   auto const weight = rounded(all(pull.strength) * load(pull.importance + i, mask));

@@ -40,7 +40,7 @@ struct RowSums {
 };
 
 /// A step down the gradient of a quadratic penalty: y <- y - rate strength importance (y - anchor).
-struct PullDown {
+struct AnchorPull {
   float const* y = nullptr;  ///< where these numbers begin
   float const *anchor = nullptr, *importance = nullptr;
   float strength = 0, rate = 0;
@@ -60,7 +60,7 @@ struct Destination {
   std::int64_t stride = 0;  ///< between rows of y
   bool add = false;
   float factor = 1;
-  PullDown const* pull = nullptr;
+  AnchorPull const* pull = nullptr;
 
   /// For the next piece of a longer sum.
   Destination rest() const { return {y, stride, true, add ? factor : 1, nullptr}; }

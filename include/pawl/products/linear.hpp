@@ -95,7 +95,7 @@ struct LayerGradient {
   }
 
   /// y += factor * gradient, after a pull on y, which needs `is_separable`.
-  void add_to(Tensor y, double factor, PullDown const* pull = nullptr) const {
+  void add_to(Tensor y, double factor, AnchorPull const* pull = nullptr) const {
     if (x.defined() && multiply(y, true, factor, pull)) return;
     TORCH_INTERNAL_ASSERT(pull == nullptr);
     if (x.defined()) {
@@ -118,7 +118,7 @@ struct LayerGradient {
     return of_d <= of_x + turned ? Zeros::of_d : Zeros::of_x;
   }
 
-  bool multiply(Tensor& y, bool add, double factor, PullDown const* pull = nullptr) const {
+  bool multiply(Tensor& y, bool add, double factor, AnchorPull const* pull = nullptr) const {
 #ifdef PAWL_PRODUCTS
     auto const left_out = zeros(y);
     if (left_out == Zeros::not_used && !is_small(d, d.size(1), many_rows_of_weights, x, y)) {

@@ -189,7 +189,7 @@ struct Lwf {
   std::vector<Tensor> each_head(Context& c, Tensor const& x) const {
     std::vector<Tensor> all;
     if (*heads_alone) {
-      auto const layers = c.linear_layers();
+      auto const by = c.fast_layers();
       NoiseScope noise(noise_of_step(c), c.arena.device());
       auto const phi = c.model.features(x);
       for (auto const task : known_tasks.tasks()) all.push_back(only_head(c)->logits(task, phi));
@@ -208,7 +208,7 @@ struct Lwf {
   bool serves_all_heads(Context& c, Tensor const& x) const {
     auto const* head = only_head(c);
     if (!head || !c.model.features) return false;
-    auto const layers = c.linear_layers();
+    auto const by = c.fast_layers();
     NoiseScope noise(noise_of_step(c), c.arena.device());
     auto const phi = c.model.features(x);
     if (phi.dim() != 2 || phi.size(1) != head->weights.front().size(1)) return false;

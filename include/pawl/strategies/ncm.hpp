@@ -96,6 +96,7 @@ struct Ncm {
   static Tensor features(Context& c, Tensor const& x) {
     torch::NoGradGuard no_grad;
     ModeScope mode(*c.model.module, false);
+    auto const by = c.fast_layers();
     return c.model.features(x);
   }
 

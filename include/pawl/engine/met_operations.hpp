@@ -1,0 +1,64 @@
+#pragma once
+
+#include <optional>
+
+#include "../torch.hpp"
+
+namespace pawl {
+inline namespace v0 {
+
+/// Operations of LibTorch that are met in its dispatcher, above autograd, while a thread runs the
+/// forward of a module: that runs as it is, and what it asks for may be computed in another way.
+///
+/// Of several libraries in one process that carry pawl without showing it, one has this.
+class MetOperations {
+ public:
+  /// What LibTorch's dispatcher leaves to others. Operations pass it by, but for those that are
+  /// registered.
+  static constexpr auto key = c10::DispatchKey::DeferredInit;
+
+  /// While it lives, operations of this thread are met, if `wanted`.
+  class Scope {
+   public:
+    explicit Scope(bool wanted) {
+      if (wanted) here_.emplace(key);
+    }
+
+   private:
+    std::optional<c10::impl::IncludeDispatchKeyGuard> here_;
+  };
+
+  /// While it lives, they are not, for whoever has met one.
+  struct Below {
+    c10::impl::ExcludeDispatchKeyGuard here{key};
+  };
+
+  /// Whether the dispatcher knows about it; tells it, the first time. Not where somebody else in
+  /// this process uses the key.
+  static bool available() {
+    static bool const told = [] {
+      if (c10::Dispatcher::singleton().hasBackendFallbackForDispatchKey(key)) return false;
+      static torch::Library others(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
+      others.fallback(torch::CppFunction::makeFallthrough());
+      return true;
+    }();
+    return told;
+  }
+
+  /// Whether autograd has yet to see what this thread does.
+  static bool above_autograd() {
+    return !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU);
+  }
+
+  /// Whether float32 numbers of a tensor lie in the host's memory, and nothing is special about it.
+  static bool is_plain(Tensor const& m) {
+    constexpr c10::DispatchKeySet usual{c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
+                                        c10::DispatchKey::ADInplaceOrView,
+                                        c10::DispatchKey::AutocastCPU};
+    return m.scalar_type() == torch::kFloat32 && m.is_cpu() && m.layout() == at::kStrided &&
+           (m.key_set().raw_repr() & ~usual.raw_repr()) == 0 && !m._fw_grad(0).defined();
+  }
+};
+
+}  // namespace v0
+}  // namespace pawl
