@@ -431,3 +431,16 @@ TEST_CASE("what does not suit goes LibTorch's way") {
   at::autocast::set_autocast_enabled(at::kCPU, false);
   CHECK(half.dtype() == torch::kBFloat16);
 }
+
+TEST_CASE("with several threads they are LibTorch's, also where convolutions are met") {
+  auto const x = torch::ones({4, 5}), w = torch::ones({3, 5}).requires_grad_(true);
+  auto const by_libtorch = [&] {
+    LinearLayers::Scope const linear(true);
+    ConvolutionLayers::Scope const convolutions(true);
+    return at::linear(x, w, torch::ones(3)).grad_fn()->name() == "AddmmBackward0";
+  };
+  at::set_num_threads(2);
+  CHECK(by_libtorch());
+  at::set_num_threads(1);
+  CHECK(by_libtorch() != products::uses_own_products());
+}

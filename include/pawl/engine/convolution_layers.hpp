@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "met_operations.hpp"
@@ -18,17 +17,9 @@ inline namespace v0 {
 class ConvolutionLayers {
  public:
   /// Within it, this thread's convolutions go that way.
-  class Scope {
-   public:
+  struct Scope : MetOperations::Scope {
     explicit Scope(bool wanted)
-        : met_(wanted && available()), outer_(std::exchange(ConvolutionLayers::wanted(), wanted)) {}
-    ~Scope() { ConvolutionLayers::wanted() = outer_; }
-    Scope(Scope const&) = delete;
-    Scope& operator=(Scope const&) = delete;
-
-   private:
-    MetOperations::Scope met_;
-    bool outer_;
+        : MetOperations::Scope(ConvolutionLayers::wanted(), wanted && available()) {}
   };
 
   /// Images [n, c, h, w] in that layout. Of one channel both layouts are the same numbers, and

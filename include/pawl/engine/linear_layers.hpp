@@ -21,18 +21,10 @@ inline namespace v0 {
 class LinearLayers {
  public:
   /// Within it, this thread's linear layers go that way, where pawl's products suit.
-  class Scope {
-   public:
+  struct Scope : MetOperations::Scope {
     explicit Scope(bool wanted)
-        : met_(wanted && products::uses_own_products() && available()),
-          outer_(std::exchange(LinearLayers::wanted(), wanted)) {}
-    ~Scope() { LinearLayers::wanted() = outer_; }
-    Scope(Scope const&) = delete;
-    Scope& operator=(Scope const&) = delete;
-
-   private:
-    MetOperations::Scope met_;
-    bool outer_;
+        : MetOperations::Scope(LinearLayers::wanted(),
+                               wanted && products::uses_own_products() && available()) {}
   };
 
   /// Within it, gradients of an arena's parameters that linear layers find while this thread

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 
 #include "../torch.hpp"
 
@@ -17,14 +18,20 @@ class MetOperations {
   /// registered.
   static constexpr auto key = c10::DispatchKey::DeferredInit;
 
-  /// While it lives, operations of this thread are met, if `wanted`.
+  /// While it lives, operations of this thread are met, if `wanted`; those who meet them look at
+  /// `flag`, of this thread, whether it is theirs that are.
   class Scope {
    public:
-    explicit Scope(bool wanted) {
+    Scope(bool& flag, bool wanted) : flag_(flag), outer_(std::exchange(flag, wanted)) {
       if (wanted) here_.emplace(key);
     }
+    ~Scope() { flag_ = outer_; }
+    Scope(Scope const&) = delete;
+    Scope& operator=(Scope const&) = delete;
 
    private:
+    bool& flag_;
+    bool outer_;
     std::optional<c10::impl::IncludeDispatchKeyGuard> here_;
   };
 
