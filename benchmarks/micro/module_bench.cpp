@@ -17,7 +17,6 @@
 #include "subjects.hpp"
 
 #include <torch/nn/functional/activation.h>
-#include <torch/nn/functional/pooling.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
@@ -62,22 +61,6 @@ struct BatchNorm : nn::Module {
   }
 };
 
-/// After LeNet-5 (LeCun et al., Proc. IEEE 1998).
-struct LeNet : nn::Module {
-  nn::Conv2d first{register_module("first", nn::Conv2d(nn::Conv2dOptions(1, 6, 5).padding(2)))};
-  nn::Conv2d second{register_module("second", nn::Conv2d(nn::Conv2dOptions(6, 16, 5)))};
-  nn::Linear third{register_module("third", nn::Linear(400, 120))};
-  nn::Linear fourth{register_module("fourth", nn::Linear(120, 84))};
-  nn::Linear last{register_module("last", nn::Linear(84, 10))};
-  static Tensor halved(Tensor const& x) {
-    return functional::max_pool2d(x, functional::MaxPool2dFuncOptions(2));
-  }
-  Tensor forward(Tensor const& x) {
-    auto const h = halved(second(halved(first(x).relu())).relu()).flatten(1);
-    return last(fourth(third(h).relu()).relu());
-  }
-};
-
 /// Two convolutions of 3x3 with batch normalisation.
 struct Convolutions : nn::Module {
   static nn::Conv2dOptions convolution(std::int64_t in, std::int64_t out) {
@@ -89,14 +72,14 @@ struct Convolutions : nn::Module {
                            register_module("norm2", nn::BatchNorm2d(64))};
   nn::Linear last{register_module("last", nn::Linear(64 * 49, 10))};
   Tensor forward(Tensor const& x) {
-    auto const h = LeNet::halved(norms[0](first(x)).relu());
-    return last(LeNet::halved(norms[1](second(h)).relu()).flatten(1));
+    auto const h = micro::LeNet::halved(norms[0](first(x)).relu());
+    return last(micro::LeNet::halved(norms[1](second(h)).relu()).flatten(1));
   }
 };
 
 // The same two with `view`, as in many a tutorial: of the inputs, and behind the convolutions.
 
-struct ViewingLeNet : LeNet {
+struct ViewingLeNet : micro::LeNet {
   Tensor forward(Tensor const& x) {
     auto const h = halved(second(halved(first(x.view({-1, 1, 28, 28})).relu())).relu());
     return last(fourth(third(h.view({-1, 400})).relu()).relu());
@@ -105,8 +88,8 @@ struct ViewingLeNet : LeNet {
 
 struct ViewingConvolutions : Convolutions {
   Tensor forward(Tensor const& x) {
-    auto const h = LeNet::halved(norms[0](first(x.view({-1, 1, 28, 28}))).relu());
-    return last(LeNet::halved(norms[1](second(h)).relu()).view({-1, 64 * 49}));
+    auto const h = micro::LeNet::halved(norms[0](first(x.view({-1, 1, 28, 28}))).relu());
+    return last(micro::LeNet::halved(norms[1](second(h)).relu()).view({-1, 64 * 49}));
   }
 };
 
@@ -124,10 +107,8 @@ struct Adam {
 template <class Net, class Kind>
 void module(benchmark::State& state) {
   auto const batch = state.range(0), rows = batch < 100 ? 640 : 10 * batch;
-  auto const flat = micro::random_images(rows, micro::on_black);
-  auto const all = flat.train.read(torch::arange(rows));
-  auto experience = pawl::make_experience(all.stored.view({rows, 1, 28, 28}), all.labels);
-  experience.train.normalise = flat.train.normalise;
+  auto const experience = micro::random_images(rows, micro::on_black, {1, 28, 28});
+  auto const all = experience.train.read(torch::arange(rows));
 
   auto const ours = std::make_shared<Net>(), theirs = std::make_shared<Net>();
   auto const parameters = theirs->parameters();
@@ -138,8 +119,7 @@ void module(benchmark::State& state) {
   Kind kind;
   typename Kind::Theirs optimizer(parameters, kind.options);
   auto const inputs = [&](Tensor const& positions) {
-    auto const x = all.stored.index_select(0, positions).to(torch::kFloat32).mul_(1 / 255.);
-    return x.view({batch, 1, 28, 28});
+    return all.stored.index_select(0, positions).to(torch::kFloat32).mul_(1 / 255.);
   };
   auto const order = torch::arange(rows);
   auto const by_hand = [&](std::int64_t end) {
@@ -188,7 +168,7 @@ BENCHMARK_TEMPLATE(module, Perceptron, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Residual, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Dropout, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, BatchNorm, Sgd)->Apply(batches);
-BENCHMARK_TEMPLATE(module, LeNet, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, micro::LeNet, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Convolutions, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, ViewingLeNet, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, ViewingConvolutions, Sgd)->Apply(batches);

@@ -19,16 +19,35 @@ inline pawl::SlimResNet18 slim_resnet18() {
   return pawl::SlimResNet18(3, 10, pawl::SlimResNet18Options{}, pawl::Seed{1});
 }
 
+/// After LeNet-5 (LeCun et al., Proc. IEEE 1998).
+struct LeNet : torch::nn::Module {
+  torch::nn::Conv2d first{
+      register_module("first", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 6, 5).padding(2)))};
+  torch::nn::Conv2d second{
+      register_module("second", torch::nn::Conv2d(torch::nn::Conv2dOptions(6, 16, 5)))};
+  torch::nn::Linear third{register_module("third", torch::nn::Linear(400, 120))};
+  torch::nn::Linear fourth{register_module("fourth", torch::nn::Linear(120, 84))};
+  torch::nn::Linear last{register_module("last", torch::nn::Linear(84, 10))};
+  static torch::Tensor halved(torch::Tensor const& x) { return at::max_pool2d(x, 2); }
+  torch::Tensor forward(torch::Tensor const& x) {
+    auto const h = halved(second(halved(first(x).relu())).relu()).flatten(1);
+    return last(fourth(third(h).relu()).relu());
+  }
+};
+
 /// The share of MNIST's pixels that are not black.
 constexpr double on_black = 0.19;
 
 /// Random images with random labels, as bytes that are scaled to [0, 1]; a share of the pixels is
-/// `filled`, the rest is 0.
-inline pawl::Experience random_images(std::int64_t rows, double filled = 1) {
+/// `filled`, the rest is 0. Of 784 pixels in a row, or of another shape.
+inline pawl::Experience random_images(std::int64_t rows, double filled = 1,
+                                      std::vector<std::int64_t> const& shape = {784}) {
   pawl::NoiseScope noise(pawl::Generator(1));
   auto const x = torch::randint(256, {rows, 784}, torch::kUInt8);
   if (filled < 1) x.mul_(torch::rand(x.sizes()).lt(filled));
-  auto experience = pawl::make_experience(x, torch::randint(10, {rows}));
+  auto sizes = shape;
+  sizes.insert(sizes.begin(), rows);
+  auto experience = pawl::make_experience(x.view(sizes), torch::randint(10, {rows}));
   experience.train.normalise.scale = experience.test.normalise.scale = 1 / 255.;
   return experience;
 }
