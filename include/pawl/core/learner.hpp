@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../device/captured_steps.hpp"
+#include "../engine/first_use.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/step.hpp"
 #include "../optimizers/adam.hpp"  // for whoever makes a learner
@@ -50,6 +51,7 @@ class Learner {
         Optimizer<Opt>,
         "pawl: an optimizer needs  void step(Arena&), void reset(), void state(Archive&) and "
         "double learning_rate() const");
+    settle_first_use();
     strategies_.check();
     strategies_.check_values();
     if constexpr (requires(Options & o) { optimizer_.describe(o); }) {

@@ -22,6 +22,9 @@ class ConvolutionLayers {
         : MetOperations::Scope(ConvolutionLayers::wanted(), wanted && available()) {}
   };
 
+  /// Whether the dispatcher knows about them; tells it, the first time.
+  static bool available() { return MetOperations::told_of<ConvolutionLayers>(); }
+
   /// Images [n, c, h, w] in that layout. Of one channel both layouts are the same numbers, and
   /// strides say which is meant.
   static Tensor laid_out(Tensor const& x) {
@@ -39,6 +42,8 @@ class ConvolutionLayers {
   }
 
  private:
+  friend class MetOperations;
+
   using Bias = std::optional<Tensor>;
 
   static bool& wanted() {
@@ -131,18 +136,11 @@ class ConvolutionLayers {
     return copy.defined() ? copy : x.flatten(first, last);
   }
 
-  static bool available() {
-    static bool const told = [] {
-      if (!MetOperations::available()) return false;
-      static torch::Library ours(torch::Library::IMPL, "aten", MetOperations::key, __FILE__,
-                                 __LINE__);
-      ours.impl("convolution", TORCH_FN(convolution));
-      ours.impl("view", TORCH_FN(view));
-      ours.impl("reshape", TORCH_FN(reshape));
-      ours.impl("flatten.using_ints", TORCH_FN(flatten));
-      return true;
-    }();
-    return told;
+  static void meet(torch::Library& aten) {
+    aten.impl("convolution", TORCH_FN(convolution));
+    aten.impl("view", TORCH_FN(view));
+    aten.impl("reshape", TORCH_FN(reshape));
+    aten.impl("flatten.using_ints", TORCH_FN(flatten));
   }
 };
 

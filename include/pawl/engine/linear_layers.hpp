@@ -26,6 +26,9 @@ class LinearLayers {
                                wanted && products::uses_own_products() && available()) {}
   };
 
+  /// Whether the dispatcher knows about them; tells it, the first time.
+  static bool available() { return MetOperations::told_of<LinearLayers>(); }
+
   /// Within it, gradients of an arena's parameters that linear layers find while this thread
   /// differentiates one loss go to `take(index, gradient)`; autograd finds those of other
   /// parameters, and what else adds to these.
@@ -67,6 +70,8 @@ class LinearLayers {
   };
 
  private:
+  friend class MetOperations;
+
   static bool& wanted() {
     thread_local bool here = false;
     return here;
@@ -192,16 +197,9 @@ class LinearLayers {
     return wanted() && suits(x, w, {}) ? run(x, w, {}) : at::mm(x, w);
   }
 
-  static bool available() {
-    static bool const told = [] {
-      if (!MetOperations::available()) return false;
-      static torch::Library ours(torch::Library::IMPL, "aten", MetOperations::key, __FILE__,
-                                 __LINE__);
-      ours.impl("addmm", TORCH_FN(addmm));
-      ours.impl("mm", TORCH_FN(mm));
-      return true;
-    }();
-    return told;
+  static void meet(torch::Library& aten) {
+    aten.impl("addmm", TORCH_FN(addmm));
+    aten.impl("mm", TORCH_FN(mm));
   }
 };
 

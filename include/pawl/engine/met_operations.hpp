@@ -40,13 +40,15 @@ class MetOperations {
     c10::impl::ExcludeDispatchKeyGuard here{key};
   };
 
-  /// Whether the dispatcher knows about it; tells it, the first time. Not where somebody else in
-  /// this process uses the key.
-  static bool available() {
+  /// Tells the dispatcher, the first time, which operations a class meets: `Meets::meet(aten)`
+  /// registers them. Returns whether they are met: not where somebody else in this process uses the
+  /// key.
+  template <class Meets>
+  static bool told_of() {
     static bool const told = [] {
-      if (c10::Dispatcher::singleton().hasBackendFallbackForDispatchKey(key)) return false;
-      static torch::Library others(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
-      others.fallback(torch::CppFunction::makeFallthrough());
+      if (!available()) return false;
+      static torch::Library aten(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+      Meets::meet(aten);
       return true;
     }();
     return told;
@@ -64,6 +66,18 @@ class MetOperations {
                                         c10::DispatchKey::AutocastCPU};
     return m.scalar_type() == torch::kFloat32 && m.is_cpu() && m.layout() == at::kStrided &&
            (m.key_set().raw_repr() & ~usual.raw_repr()) == 0 && !m._fw_grad(0).defined();
+  }
+
+ private:
+  /// Whether the key is ours. Operations that nobody registers pass it by.
+  static bool available() {
+    static bool const ours = [] {
+      if (c10::Dispatcher::singleton().hasBackendFallbackForDispatchKey(key)) return false;
+      static torch::Library others(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
+      others.fallback(torch::CppFunction::makeFallthrough());
+      return true;
+    }();
+    return ours;
   }
 };
 
