@@ -18,8 +18,7 @@
 #include "obstacle.hpp"
 #include "recorded_steps.hpp"
 #include "shared_graph.hpp"
-#include "step_kinds.hpp"
-#include "step_table.hpp"
+#include "step_planner.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -42,7 +41,7 @@ class CapturedSteps {
         step_(step),
         plan_(plan),
         limit_(limit),
-        table_(context.arena.device()),
+        planner_(context, step, plan),
         losses_(context) {
     c.fast.capture.clear();
     if (c.arena.device().is_cpu()) return;
@@ -67,31 +66,21 @@ class CapturedSteps {
   /// and device agree.
   template <class F>
   bool replay(F&& shown) {
-    next_ = nullptr;
     if (!on_) return false;
     if (is_time_for_a_series()) {
       fleet_records_ = agree(ripe_->together.graph ? nullptr : ripe_, {}).record;
       return false;
     }
-    PlannedSteps planned;
-    std::vector<Batch> rows;  // of the last of them
     std::exception_ptr stopped;
     auto const first = c.step;
-    try {
-      while (c.step < std::min(c.steps, first + std::min(limit_, ahead_)) && plan_one(rows)) {
-        planned.add(*next_);
-        ++c.step, ++c.total_steps;
-      }
-    } catch (...) {
-      stopped = std::current_exception();
-    }
+    auto const planned = planner_.plan(std::min(limit_, ahead_), stopped);
     auto with_fleet = agree(nullptr, planned).replay;
     if (planned.empty()) {
       if (stopped) std::rethrow_exception(stopped);
       return false;
     }
-    table_.send();
-    ahead_ = std::min(most_ahead, 2 * ahead_);
+    planner_.send();
+    ahead_ = std::min(planner_.most_ahead, 2 * ahead_);
     Ahead const ahead_of_device(c, first);
     RecordedSteps const* before = nullptr;
     for (std::size_t i = 0; i < planned.size();) {
@@ -109,7 +98,7 @@ class CapturedSteps {
       before = &recorded;
       for (auto const& losses : recorded.losses) {
         losses.put_back(c);
-        if (++i == planned.size()) recorded.results.put_rows_back(c, rows.back());
+        if (++i == planned.size()) recorded.results.put_rows_back(c, planned.last_batch());
         next_step(shown, stopped);
       }
       if (is_series && &recorded == &kind.one && !kind.series_failed) ripe_ = &kind;
@@ -129,7 +118,7 @@ class CapturedSteps {
     std::exception_ptr stopped;
     RecordedSteps steps{std::make_unique<SharedGraph>(c.arena.device(), fleet)};
     auto& graph = *steps.graph;
-    if (!graph.all_say(comes_next(kind, stopped))) {
+    if (!graph.all_say(planner_.comes_next(kind, stopped))) {
       if (stopped) std::rethrow_exception(stopped);
       return false;
     }
@@ -139,10 +128,11 @@ class CapturedSteps {
     try {
       graph.begin();
       do {
-        record_step(one);
+        planner_.record(one);
         steps.losses.push_back(StepLosses::of(c));
         steps.results = StepResults::of(c);
-      } while (steps.losses.size() < steps_in_series && graph.all_say(comes_next(kind, stopped)));
+      } while (steps.losses.size() < steps_in_series &&
+               graph.all_say(planner_.comes_next(kind, stopped)));
       graph.end();
     } catch (...) {
       graph.abandon();
@@ -150,7 +140,7 @@ class CapturedSteps {
       kind.series_failed = true;
       return false;
     }
-    table_.send();
+    planner_.send();
     require(graph.replay(), "another learner of the fleet has stopped");
     c.fresh = steps.results.fresh;  // not that of the step which was looked at last
     {
@@ -161,9 +151,9 @@ class CapturedSteps {
       }
     }
     if (steps.losses.size() == steps_in_series) {
-      kinds_.keep(fleet != nullptr ? kind.together : kind.alone, std::move(steps));
+      planner_.kinds.keep(fleet != nullptr ? kind.together : kind.alone, std::move(steps));
     } else {
-      kinds_.keep_for_now(std::move(steps));
+      planner_.kinds.keep_for_now(std::move(steps));
     }
     if (fleet != nullptr) c.fast.capture = "captured together";
     if (stopped) std::rethrow_exception(stopped);
@@ -175,21 +165,18 @@ class CapturedSteps {
   template <class F>
   void run(F&& one) {
     if (!on_) return one();
-    if (next_ == nullptr || next_->seen < 2 || !kinds_.has_room(c.total_steps)) {
-      StepTable::Scope const scope(table_, StepTable::Mode::watch);
-      one();
-      if (next_ == nullptr) return;
-      ++next_->seen;
-      next_->width = table_.width();
+    auto* const kind = planner_.present();
+    if (kind == nullptr || kind->seen < 2 || !planner_.kinds.has_room(c.total_steps)) {
+      planner_.watch(one);
     } else {
-      record(*next_, one);
+      record(*kind, one);
     }
   }
 
   /// Graphs are void: parameters have moved, or the module turned out to draw random numbers.
   void forget() {
-    kinds_.clear();
-    next_ = ripe_ = nullptr;
+    planner_.forget();
+    ripe_ = nullptr;
   }
   void give_up(std::string const& why) {
     if (c.arena.device().is_cpu()) return;
@@ -203,8 +190,6 @@ class CapturedSteps {
   void finish() { losses_.look(); }
 
  private:
-  static constexpr std::int64_t most_ahead = 256;  // steps in a table
-
   /// Goes back to the first of the steps that the host has planned, and notes in the context how
   /// far it has run ahead, for as long as this lives.
   struct Ahead {
@@ -234,8 +219,8 @@ class CapturedSteps {
   /// Whether the next steps are to be recorded as one graph. (Not the last one, after which more is
   /// looked at.)
   bool is_time_for_a_series() const {
-    return ripe_ != nullptr && kinds_.has_room(c.total_steps) && limit_ >= steps_in_series &&
-           c.step + steps_in_series < c.steps;
+    return ripe_ != nullptr && planner_.kinds.has_room(c.total_steps) &&
+           limit_ >= steps_in_series && c.step + steps_in_series < c.steps;
   }
 
   /// The present step is done, or will be without the host.
@@ -259,68 +244,17 @@ class CapturedSteps {
     if (limit_ == 1) losses_.look();  // observers wait for every step anyway
   }
 
-  /// The kind of the present step, and its batches; nullptr where it has labels that are new. To be
-  /// called while planning.
-  StepKind* look_ahead(std::vector<Batch>& batches) {
-    plan_.locate(c);
-    auto fresh = c.train.read(plan_.positions(c.step), c.arena.device());
-    for (auto const label : host_column(fresh.labels)) {
-      if (!std::binary_search(c.met.begin(), c.met.end(), label)) return nullptr;
-    }
-    batches = step_.plan(std::move(fresh));
-    return &kinds_.of_row(table_);
-  }
-
-  /// Whether the present step is of a kind. What goes wrong in finding out is for later.
-  bool comes_next(StepKind const& kind, std::exception_ptr& stopped) {
-    try {
-      StepTable::Scope const scope(table_, StepTable::Mode::plan);
-      std::vector<Batch> batches;
-      return look_ahead(batches) == &kind;
-    } catch (...) {
-      stopped = std::current_exception();
-      return false;
-    }
-  }
-
-  /// Plans the present step, if one of its kind was recorded; `rows` are its batches then.
-  bool plan_one(std::vector<Batch>& rows) {
-    StepTable::Scope const scope(table_, StepTable::Mode::plan);
-    std::vector<Batch> batches;
-    next_ = look_ahead(batches);
-    if (next_ == nullptr || !next_->one.graph) return false;
-    next_->one.results.put_back(c);
-    step_.finish_plan();
-    next_->used = c.total_steps;
-    require(table_.width() == next_->width,
-            "a step that was planned differs from the one that was recorded; train with engine = "
-            "eager");
-    table_.keep_row();
-    rows = std::move(batches);
-    return true;
-  }
-
-  /// Runs the present step through `one()` while the device notes what it is asked for.
-  template <class F>
-  void record_step(F&& one) {
-    StepTable::Scope const scope(table_, StepTable::Mode::record);
-    table_.start_recording();
-    one();
-    table_.end_recording();
-    table_.keep_row();
-  }
-
   /// Where there are many graphs, those of the oldest kind are dropped.
   void make_room_for_a_graph() {
-    if (!kinds_.full()) return;
+    if (!planner_.kinds.full()) return;
     c.task_loss.item<double>();  // the device may still be at them
-    kinds_.drop_oldest();
+    planner_.kinds.drop_oldest();
   }
 
   template <class F>
   void record(StepKind& kind, F&& one) {
-    if (!table_.reserve(most_ahead, std::max<std::int64_t>(kind.width, 64))) {
-      kinds_.drop_graphs();
+    if (!planner_.reserve(kind)) {
+      planner_.kinds.drop_graphs();
       ripe_ = nullptr;
     }
     make_room_for_a_graph();
@@ -328,7 +262,7 @@ class CapturedSteps {
     c.fast.forget_buffers();
     try {
       graph->begin();
-      record_step(one);
+      planner_.record(one);
       graph->end();
     } catch (std::exception const& error) {
       graph->abandon();
@@ -337,9 +271,9 @@ class CapturedSteps {
       give_up(what.substr(0, what.find('\n')));
       return one();
     }
-    table_.send();
+    planner_.send();
     graph->replay();
-    kinds_.keep(kind.one, {std::move(graph), {StepLosses::of(c)}, StepResults::of(c)});
+    planner_.kinds.keep(kind.one, {std::move(graph), {StepLosses::of(c)}, StepResults::of(c)});
     c.fast.capture = "captured";
   }
 
@@ -347,11 +281,9 @@ class CapturedSteps {
   Step<Strategies, Opt>& step_;
   Plan& plan_;
   std::int64_t limit_;
-  StepTable table_;
+  StepPlanner<Strategies, Opt> planner_;
   std::optional<OwnStream> stream_;
   LossWatch losses_;
-  StepKinds kinds_;
-  StepKind* next_ = nullptr;                  // of the step that was planned last, not replayed
   StepKind* ripe_ = nullptr;                  // a series of which is to be recorded
   std::int64_t ahead_ = 2 * steps_in_series;  // in the next table: few, until a series is recorded
   bool on_ = false;

@@ -111,7 +111,12 @@ class PlannedSteps {
   bool empty() const { return kinds_.empty(); }
   std::size_t size() const { return kinds_.size(); }
   StepKind& operator[](std::size_t i) const { return *kinds_[i]; }
-  void add(StepKind& kind) { kinds_.push_back(&kind); }
+  void add(StepKind& kind, std::vector<Batch> batches) {
+    kinds_.push_back(&kind);
+    batches_of_last_ = std::move(batches);
+  }
+  /// The last batch of the last step.
+  Batch const& last_batch() const { return batches_of_last_.back(); }
 
   /// How many from number i on are of one kind.
   std::int64_t alike_from(std::size_t i) const {
@@ -122,6 +127,7 @@ class PlannedSteps {
 
  private:
   std::vector<StepKind*> kinds_;
+  std::vector<Batch> batches_of_last_;
 };
 
 }  // namespace v0
