@@ -715,6 +715,27 @@ TEST_CASE("gradients on the side may be kept, and each is its own") {
   }
 }
 
+TEST_CASE("one image is a batch for BatchNorm, where its maps have several pixels") {
+  torch::manual_seed(2);
+  auto const images = make_experience(torch::rand({11, 1, 4, 4}), torch::arange(11) % 3);
+  auto const learn = [&](std::int64_t stride, Training training) {
+    torch::manual_seed(3);
+    nn::Conv2d convolution(nn::Conv2dOptions(1, 2, 4).stride(stride).padding(stride == 1 ? 1 : 0));
+    auto const pixels = stride == 1 ? 9 : 1;
+    nn::Sequential net(convolution, nn::BatchNorm2d(2), nn::Flatten(), nn::Linear(2 * pixels, 3));
+    Learner learner{net, Sgd{.lr = 0.1}};
+    learner.fit(images, training);
+    return flat_parameters(net);
+  };
+  for (Training const& training : {Training{.batch_size = 5}, Training{.batch_size = 1},
+                                   Training{.batch_size = 11, .shards = 6}}) {
+    auto reference = training;
+    reference.engine = Engine::reference;
+    CHECK(learn(1, training).allclose(learn(1, reference), 1e-4, 1e-5));
+    CHECK(contains(message_of([&] { learn(4, training); }), "one value per channel"));
+  }
+}
+
 TEST_CASE("mistakes at the border of fit get one sentence") {
   auto const fit = [](Experience const& experience, Training training, auto net) {
     return message_of([&] {

@@ -254,7 +254,7 @@ class Learner {
              "; continue with experience ", c.index});
     rebind();
     Plan const plan(experience.train.size(), training, c.seed, experience.index);
-    check_batches(*c.model.module, plan, training.shards, experience.index);
+    check_batches(c, experience.train, plan, training.shards, experience.index);
     c.experience = &experience;
     c.training = training;
     c.train = experience.train;
@@ -284,7 +284,7 @@ class Learner {
   Plan plan_for(std::int64_t rows) {
     auto const& c = context_;
     Plan plan(rows, c.training, c.seed, c.index);
-    check_batches(*c.model.module, plan, c.training.shards, c.index);
+    check_batches(c, c.train, plan, c.training.shards, c.index);
     require(!resuming_ || plan_ == plan.text(),
             {"experience ", c.index, " was started with ", plan_, " and cannot be continued with ",
              plan.text(), "; give the same Training and data"});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "../core/context.hpp"
+#include "../core/scopes.hpp"
 #include "plan.hpp"
 
 namespace pawl {
@@ -55,19 +57,41 @@ inline void check_training(Training const& training, Dataset const& data) {
            "and augment_flip out"});
 }
 
-/// Refuses batches that are too small for the shards or for BatchNorm.
-inline void check_batches(nn::Module const& module, Plan const& plan, std::int64_t shards,
-                          std::int64_t experience) {
+/// Whether a batch of one row gives BatchNorm of the model but one value per channel, which has no
+/// variance: LibTorch says so.
+inline bool lacks_variance(Context const& c, Dataset const& train) {
+  auto& module = *c.model.module;
+  bool estimates = false;
+  for (auto const& part : module.modules()) {
+    estimates =
+        estimates || (part->is_training() && part->name().find("BatchNorm") != std::string::npos);
+  }
+  if (!estimates) return false;
+  torch::NoGradGuard no_grad;
+  BufferScope const buffers(module);
+  NoiseScope const noise(Seed{}.generator("one_row"), c.arena.device());
+  try {
+    auto const row = train.read(torch::zeros({1}, torch::kInt64), c.arena.device());
+    c.model.route(row.task);
+    c.model.forward(train.normalise(row.stored, c.arena.dtype()));
+  } catch (std::exception const& error) {
+    return std::string_view(error.what()).find("more than 1 value per channel") !=
+           std::string_view::npos;
+  }
+  return false;
+}
+
+/// Refuses batches of `train` that are too small for the shards or for BatchNorm.
+inline void check_batches(Context const& c, Dataset const& train, Plan const& plan,
+                          std::int64_t shards, std::int64_t experience) {
   auto const rows = plan.smallest_batch();
   require(shards <= rows,
           {"shards is ", shards, " but the smallest batch of experience ", experience, " has ",
            rows, " rows; choose fewer shards or set drop_last"});
-  if (rows / shards > 1) return;
-  for (auto const& part : module.modules()) {
-    require(part->name().find("BatchNorm") == std::string::npos || !part->is_training(),
-            {"experience ", experience, " has a batch (or shard) of one row, but '", part->name(),
-             "' needs two to estimate a variance; set drop_last or another batch_size"});
-  }
+  require(rows / shards > 1 || !lacks_variance(c, train),
+          {"experience ", experience,
+           " has a batch (or shard) of one row, in which BatchNorm sees one value per channel and "
+           "cannot estimate a variance; set drop_last or another batch_size"});
 }
 
 /// Refuses logits of the wrong shape.
