@@ -8,6 +8,7 @@
 #include "compiled_chain.hpp"
 #include "image_layout.hpp"
 #include "linear_layers.hpp"
+#include "normalisation_layers.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -60,8 +61,12 @@ class FastPaths {
   struct Layers {
     LinearLayers::Scope linear;
     ConvolutionLayers::Scope convolutions;
+    NormalisationLayers::Scope normalisations;
   };
-  Layers layers(bool wanted) const { return {LinearLayers::Scope(wanted), images.scope()}; }
+  Layers layers(bool wanted) const {
+    return {LinearLayers::Scope(wanted), images.scope(),
+            NormalisationLayers::Scope(wanted && images.channels_last())};
+  }
 
   /// Notes that a step's forward had linear layers that went that way.
   void note_layers() { has_layers_ = true; }

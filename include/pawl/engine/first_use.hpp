@@ -2,6 +2,7 @@
 
 #include "convolution_layers.hpp"
 #include "linear_layers.hpp"
+#include "normalisation_layers.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -14,7 +15,8 @@ inline void settle_first_use() {
     // two threads that call at the same time, one may be given other code, and other last bits.
     at::ones({64}, torch::kFloat32).exp();
     // Then the dispatcher is changed before learners use it.
-    return LinearLayers::available() && ConvolutionLayers::available();
+    return LinearLayers::available() && ConvolutionLayers::available() &&
+           NormalisationLayers::available();
   }();
   (void)settled;
 }
