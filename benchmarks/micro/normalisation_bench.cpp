@@ -1,7 +1,7 @@
 // Batch normalisation in training, forward and backward, of 20 maps as SlimResNet18 has them, with
 // channels last: by pawl's kernels against LibTorch's. Both must end with the same gradients.
-// Bytes: inputs are read twice on the way there, gradients and inputs twice on the way back, and as
-// much is written. Floor: a copy of as many bytes in as much memory.
+// Bytes: inputs are read twice on the way there, gradients and inputs twice on the way back;
+// outputs and gradients of inputs are written. Floor: a copy of as many bytes in as much memory.
 //
 //   pawl-micro --benchmark_filter=normalisation
 

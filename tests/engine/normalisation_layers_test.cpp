@@ -30,9 +30,10 @@ struct Shape {
 
 /// With channels that fill vectors, leave a rest or are fewer; few pixels and many, and pixels that
 /// are left at the end.
-std::vector<Shape> const shapes{
-    {20, 20, 32, 32}, {20, 20, 9, 7, 3}, {6, 40, 16, 16, -1}, {3, 1, 5, 5},      {2, 7, 3, 3},
-    {5, 33, 6, 7, 2}, {1, 8, 2, 3},      {1, 3, 3, 2},        {10, 64, 1, 1, 1}, {2, 130, 7, 5}};
+std::vector<Shape> const shapes{{20, 20, 32, 32}, {20, 20, 9, 7, 3}, {6, 40, 16, 16, -1},
+                                {3, 1, 5, 5},     {2, 7, 3, 3},      {5, 33, 6, 7, 2},
+                                {1, 8, 2, 3},     {1, 3, 3, 2},      {10, 64, 1, 1, 1},
+                                {2, 130, 7, 5},   {1, 129, 3, 4, 1}};
 
 enum class Sides { all, no_affine, no_running };
 
@@ -123,13 +124,96 @@ TEST_CASE("outputs, gradients and running statistics are those of double precisi
   }
 }
 
-TEST_CASE("a mean that is large beside the deviation costs no more than LibTorch's plain layout") {
+TEST_CASE(
+    "a mean that is large beside the deviation costs what numbers lose, and variances nothing") {
   at::set_num_threads(1);
   Shape const far{8, 12, 6, 6, 1000};
   auto const exact = normalise(far, torch::kFloat64, false);
   auto const ours = normalise(far, torch::kFloat32, true);
   if (has_kernels) CHECK(distance(ours.running_var, exact.running_var) < 1e-6);
   CHECK(distance(ours.running_mean, exact.running_mean) < 1e-5);
+  CHECK(distance(ours.y, exact.y) < 5e-4);
+}
+
+TEST_CASE("a channel without variance is what LibTorch makes of it") {
+  at::set_num_threads(1);
+  auto const x = ConvolutionLayers::laid_out(torch::ones({2, 3, 4, 4}));
+  auto const bias = random({3}, 1);
+  NormalisationLayers::Scope const scope(true);
+  for (double const eps : {0.0, 1e-5}) {
+    auto const y = at::batch_norm(x, torch::ones({3}), bias, {}, {}, true, 0.1, eps, false);
+    CHECK(y.allclose(bias.view({1, 3, 1, 1}).expand_as(y), 0, 1e-3));
+  }
+}
+
+TEST_CASE("who gets a gradient is who asks for one") {
+  at::set_num_threads(1);
+  Shape const shape{3, 6, 4, 5};
+  struct Asks {
+    bool x, weight, bias;
+  };
+  auto const gradients = [&](torch::Dtype dtype, bool met, Asks const& asks, bool once_more) {
+    auto const x = images(shape, 1).to(dtype).detach().requires_grad_(asks.x);
+    auto const w = random({6}, 2).to(dtype).detach().requires_grad_(asks.weight);
+    auto const b = random({6}, 3).to(dtype).detach().requires_grad_(asks.bias);
+    NormalisationLayers::Scope const scope(met);
+    auto const y = at::batch_norm(x, w, b, {}, {}, true, 0.1, 1e-5, false);
+    auto const loss = (y + gradient(shape, 2).to(dtype)).square().sum();
+    std::vector<Tensor> inputs, found;
+    if (asks.x) inputs.push_back(x);
+    if (asks.weight) inputs.push_back(w);
+    if (asks.bias) inputs.push_back(b);
+    for (int i = 0; i < 2; ++i) {  // the graph stays
+      for (auto const& g : torch::autograd::grad({loss}, inputs, {}, true, once_more)) {
+        found.push_back(g.detach().flatten());
+      }
+    }
+    return torch::cat(found);
+  };
+  for (bool const once_more : {false, true}) {
+    for (Asks const& asks :
+         {Asks{true, true, true}, Asks{true, false, false}, Asks{false, true, true},
+          Asks{false, true, false}, Asks{false, false, true}, Asks{true, false, true}}) {
+      CAPTURE(once_more);
+      CAPTURE(asks.x);
+      CAPTURE(asks.weight);
+      auto const found = gradients(torch::kFloat32, true, asks, once_more);
+      auto const exact = gradients(torch::kFloat64, false, asks, once_more);
+      REQUIRE(found.sizes() == exact.sizes());
+      CHECK(distance(found, exact) < rounding);
+    }
+  }
+}
+
+TEST_CASE("graphs of LibTorch's may need statistics that ours move") {
+  at::set_num_threads(1);
+  auto const w = torch::ones({6}).requires_grad_(), b = torch::zeros({6}).requires_grad_();
+  auto const mean = torch::zeros({6}), variance = torch::ones({6});
+  auto const last = images({3, 6, 4, 5}, 1);
+  NormalisationLayers::Scope const scope(true);
+  for (bool const training : {false, true}) {
+    auto const loss = [&](Tensor const& x, bool trains) {
+      return at::batch_norm(x, w, b, mean, variance, trains, 0.1, 1e-5, false).square().sum();
+    };
+    auto const both = loss(last.contiguous(), training) + loss(last, true);
+    CHECK_NOTHROW(both.backward());
+  }
+}
+
+TEST_CASE("without a graph it is the same") {
+  at::set_num_threads(1);
+  auto const x = images({3, 6, 4, 5}, 1);
+  auto const w = torch::ones({6}).requires_grad_();
+  NormalisationLayers::Scope const scope(true);
+  auto const normalised = [&] {
+    return at::batch_norm(x, w, torch::zeros({6}), {}, {}, true, 0.1, 1e-5, false);
+  };
+  auto const recorded = normalised();
+  torch::NoGradGuard const no_grad;
+  auto const plain = normalised();
+  CHECK(recorded.requires_grad());
+  CHECK_FALSE(plain.requires_grad());
+  CHECK(plain.equal(recorded));
 }
 
 TEST_CASE("it can be differentiated twice") {

@@ -284,7 +284,9 @@ class Learner {
   Plan plan_for(std::int64_t rows) {
     auto const& c = context_;
     Plan plan(rows, c.training, c.seed, c.index);
-    check_batches(c, c.train, plan, c.training.shards, c.index);
+    if (rows != c.experience->train.size()) {  // else they were checked
+      check_batches(c, c.train, plan, c.training.shards, c.index);
+    }
     require(!resuming_ || plan_ == plan.text(),
             {"experience ", c.index, " was started with ", plan_, " and cannot be continued with ",
              plan.text(), "; give the same Training and data"});

@@ -7,7 +7,6 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "../core/context.hpp"
 #include "../engine/plan.hpp"
@@ -18,6 +17,7 @@
 #include "obstacle.hpp"
 #include "recorded_steps.hpp"
 #include "shared_graph.hpp"
+#include "step_kinds.hpp"
 #include "step_planner.hpp"
 
 namespace pawl {
@@ -41,8 +41,8 @@ class CapturedSteps {
         step_(step),
         plan_(plan),
         limit_(limit),
-        planner_(context, step, plan),
-        losses_(context) {
+        losses_(context),
+        planner_(context, step, plan) {
     c.fast.capture.clear();
     if (c.arena.device().is_cpu()) return;
     fleet_ = Fleet::here();
@@ -151,9 +151,9 @@ class CapturedSteps {
       }
     }
     if (steps.losses.size() == steps_in_series) {
-      planner_.kinds.keep(fleet != nullptr ? kind.together : kind.alone, std::move(steps));
+      planner_.kinds().keep(fleet != nullptr ? kind.together : kind.alone, std::move(steps));
     } else {
-      planner_.kinds.keep_for_now(std::move(steps));
+      planner_.kinds().keep_for_now(std::move(steps));
     }
     if (fleet != nullptr) c.fast.capture = "captured together";
     if (stopped) std::rethrow_exception(stopped);
@@ -166,7 +166,7 @@ class CapturedSteps {
   void run(F&& one) {
     if (!on_) return one();
     auto* const kind = planner_.present();
-    if (kind == nullptr || kind->seen < 2 || !planner_.kinds.has_room(c.total_steps)) {
+    if (kind == nullptr || kind->seen < 2 || !planner_.kinds().has_room(c.total_steps)) {
       planner_.watch(one);
     } else {
       record(*kind, one);
@@ -219,7 +219,7 @@ class CapturedSteps {
   /// Whether the next steps are to be recorded as one graph. (Not the last one, after which more is
   /// looked at.)
   bool is_time_for_a_series() const {
-    return ripe_ != nullptr && planner_.kinds.has_room(c.total_steps) &&
+    return ripe_ != nullptr && planner_.kinds().has_room(c.total_steps) &&
            limit_ >= steps_in_series && c.step + steps_in_series < c.steps;
   }
 
@@ -246,15 +246,15 @@ class CapturedSteps {
 
   /// Where there are many graphs, those of the oldest kind are dropped.
   void make_room_for_a_graph() {
-    if (!planner_.kinds.full()) return;
+    if (!planner_.kinds().full()) return;
     c.task_loss.item<double>();  // the device may still be at them
-    planner_.kinds.drop_oldest();
+    planner_.kinds().drop_oldest();
   }
 
   template <class F>
   void record(StepKind& kind, F&& one) {
     if (!planner_.reserve(kind)) {
-      planner_.kinds.drop_graphs();
+      planner_.kinds().drop_graphs();
       ripe_ = nullptr;
     }
     make_room_for_a_graph();
@@ -273,7 +273,7 @@ class CapturedSteps {
     }
     planner_.send();
     graph->replay();
-    planner_.kinds.keep(kind.one, {std::move(graph), {StepLosses::of(c)}, StepResults::of(c)});
+    planner_.kinds().keep(kind.one, {std::move(graph), {StepLosses::of(c)}, StepResults::of(c)});
     c.fast.capture = "captured";
   }
 
@@ -281,9 +281,9 @@ class CapturedSteps {
   Step<Strategies, Opt>& step_;
   Plan& plan_;
   std::int64_t limit_;
-  StepPlanner<Strategies, Opt> planner_;
   std::optional<OwnStream> stream_;
   LossWatch losses_;
+  StepPlanner<Strategies, Opt> planner_;
   StepKind* ripe_ = nullptr;                  // a series of which is to be recorded
   std::int64_t ahead_ = 2 * steps_in_series;  // in the next table: few, until a series is recorded
   bool on_ = false;

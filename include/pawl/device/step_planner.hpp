@@ -25,12 +25,14 @@ class StepPlanner {
   StepPlanner(Context& context, Step<Strategies, Opt>& step, Plan& plan)
       : c(context), step_(step), plan_(plan), table_(context.arena.device()) {}
 
-  StepKinds kinds;  ///< those that were met
+  /// Those that were met.
+  StepKinds& kinds() { return kinds_; }
+  StepKinds const& kinds() const { return kinds_; }
 
-  /// That of the present step, if planning ended there; else nullptr.
+  /// The kind of the present step, if planning ended there; else nullptr.
   StepKind* present() const { return present_; }
   void forget() {
-    kinds.clear();
+    kinds_.clear();
     present_ = nullptr;
   }
 
@@ -100,7 +102,7 @@ class StepPlanner {
       if (!std::binary_search(c.met.begin(), c.met.end(), label)) return nullptr;
     }
     batches = step_.plan(std::move(fresh));
-    return &kinds.of_row(table_);
+    return &kinds_.of_row(table_);
   }
 
   /// Plans the present step, if one of its kind was recorded.
@@ -124,6 +126,7 @@ class StepPlanner {
   Step<Strategies, Opt>& step_;
   Plan& plan_;
   StepTable table_;
+  StepKinds kinds_;
   StepKind* present_ = nullptr;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -121,10 +122,9 @@ struct Pixels {
   template <class F>
   Numbers across(F&& of_channel) const {
     Numbers all(static_cast<std::size_t>(width));
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      auto const c = i % static_cast<std::size_t>(channels);
-      all[i] = static_cast<float>(of_channel(c));
-    }
+    auto const n = static_cast<std::size_t>(channels);
+    for (std::size_t c = 0; c < n; ++c) all[c] = static_cast<float>(of_channel(c));
+    for (auto i = n; i < all.size(); ++i) all[i] = all[i - n];
     return all;
   }
 
@@ -132,7 +132,7 @@ struct Pixels {
   /// with the place of the first number.
   template <class OfRows, class OfPixel>
   void each(OfRows&& of_rows, OfPixel&& of_pixel) const {
-    auto const block = std::max<std::int64_t>(4096, 64 * channels) / width + 1;
+    auto const block = std::max<std::int64_t>(4096 / width, 32);
     for (std::int64_t row = 0; row < rows; row += block) {
       of_rows(row * width, std::min(block, rows - row));
     }
@@ -152,16 +152,18 @@ struct Sums {
         firsts(static_cast<std::size_t>(at.width)),
         seconds(firsts.size()) {}
 
-  /// Adds those of the pixels of a row.
-  void add_row() {
-    for (std::size_t i = 0; i < firsts.size(); ++i) {
-      first[i % first.size()] += firsts[i];
-      second[i % first.size()] += seconds[i];
+  /// Adds those of a block, which lie pixel by pixel of a row.
+  void add_block() {
+    for (std::size_t i = 0; i < firsts.size(); i += first.size()) {
+      for (std::size_t c = 0; c < first.size(); ++c) {
+        first[c] += static_cast<double>(firsts[i + c]);
+        second[c] += static_cast<double>(seconds[i + c]);
+      }
     }
   }
 
   std::vector<double> first, second;
-  Numbers firsts, seconds;  ///< of the pixels of a row
+  Numbers firsts, seconds;  ///< of a block, for each pixel of a row
 };
 
 /// Mean and variance (of the population) of each channel.
@@ -174,7 +176,7 @@ struct Moments {
       Numbers const zero(static_cast<std::size_t>(at.width));
       avx2::moments(x, n, at.rows / n * at.width, at.width, zero.data(), few.firsts.data(),
                     few.seconds.data());
-      few.add_row();
+      few.add_block();
     }
     auto const in_few = static_cast<double>(std::max<std::int64_t>(n * at.width / at.channels, 1));
     auto const shift = at.across([&](std::size_t c) { return few.first[c] / in_few; });
@@ -183,7 +185,7 @@ struct Moments {
         [&](std::int64_t begin, std::int64_t rows) {
           avx2::moments(x + begin, rows, at.width, at.width, shift.data(), sums.firsts.data(),
                         sums.seconds.data());
-          sums.add_row();
+          sums.add_block();
         },
         [&](std::int64_t begin) {
           for (std::size_t c = 0; c < mean.size(); ++c) {
@@ -220,7 +222,7 @@ inline Sums gradient_sums(float const* g, float const* x, Pixels const& at, Numb
       [&](std::int64_t begin, std::int64_t rows) {
         avx2::gradient_sums(g + begin, x + begin, rows, at.width, mean.data(), sums.firsts.data(),
                             sums.seconds.data());
-        sums.add_row();
+        sums.add_block();
       },
       [&](std::int64_t begin) {
         for (std::size_t c = 0; c < sums.first.size(); ++c) {

@@ -58,13 +58,12 @@ inline void check_training(Training const& training, Dataset const& data) {
 }
 
 /// Whether a batch of one row gives BatchNorm of the model but one value per channel, which has no
-/// variance: LibTorch says so.
+/// variance. LibTorch says so: the forward runs once, and leaves buffers and generators as found.
 inline bool lacks_variance(Context const& c, Dataset const& train) {
   auto& module = *c.model.module;
   bool estimates = false;
   for (auto const& part : module.modules()) {
-    estimates =
-        estimates || (part->is_training() && part->name().find("BatchNorm") != std::string::npos);
+    estimates = estimates || part->name().find("BatchNorm") != std::string::npos;
   }
   if (!estimates) return false;
   torch::NoGradGuard no_grad;

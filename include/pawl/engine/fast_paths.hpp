@@ -13,9 +13,9 @@
 namespace pawl {
 inline namespace v0 {
 
-/// What was found out about a model that makes its steps faster. Each way is tried out beside the
-/// model's own forward before it is taken, and changes no more than the last bits of what is
-/// learned.
+/// What was found out about a model that makes its steps faster. Where that depends on the model,
+/// it is tried out beside the model's own forward before it is taken; all of it changes no more
+/// than the last bits of what is learned.
 class FastPaths {
  public:
   CompiledChain chain;  ///< the model without autograd's graph, where it is a chain of layers
@@ -57,7 +57,7 @@ class FastPaths {
   }
 
   /// While it lives, layers of modules go in faster ways: convolutions as was found out, linear
-  /// ones by pawl's products, if that is `wanted`.
+  /// ones and normalisation behind convolutions by pawl's kernels, if that is `wanted`.
   struct Layers {
     LinearLayers::Scope linear;
     ConvolutionLayers::Scope convolutions;

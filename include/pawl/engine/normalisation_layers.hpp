@@ -11,8 +11,9 @@
 namespace pawl {
 inline namespace v0 {
 
-/// The batch normalisation of any module, wherever its forward trains it: images that have their
-/// channels last go through pawl's kernels, which are faster there and more precise.
+/// The batch normalisation of any module, wherever its forward takes statistics of the batch:
+/// images that have their channels last go through pawl's kernels, which are faster there and more
+/// precise.
 class NormalisationLayers {
  public:
   /// Within it, that of this thread goes that way.
@@ -52,13 +53,15 @@ class NormalisationLayers {
     auto const* const from = x.const_data_ptr<float>();
     Result result{at::empty_like(x, x.options().requires_grad(false)), {from, at}, {}};
     auto const& [mean, variance] = result.moments;
-    for (auto const v : variance) result.inverse.push_back(1 / std::sqrt(v + eps));
-    auto const scale = [&](std::size_t c) { return number(weight, c, 1) * result.inverse[c]; };
-    auto const shift = [&, &mean = mean](std::size_t c) {
-      return number(bias, c, 0) - mean[c] * scale(c);
-    };
-    batch_norm::scale(from, at, at.across(scale), at.across(shift),
-                      result.y.mutable_data_ptr<float>());
+    for (auto const v : variance) {
+      result.inverse.push_back(v == 0 && eps == 0 ? 0 : 1 / std::sqrt(v + eps));
+    }
+    auto const scales =
+        at.across([&](std::size_t c) { return number(weight, c, 1) * result.inverse[c]; });
+    auto const shifts = at.across([&, &mean = mean](std::size_t c) {
+      return number(bias, c, 0) - mean[c] * static_cast<double>(scales[c]);
+    });
+    batch_norm::scale(from, at, scales, shifts, result.y.mutable_data_ptr<float>());
     return result;
   }
 
@@ -126,7 +129,8 @@ class NormalisationLayers {
       for (auto const* input : {&x, &weight}) {
         if (input->defined() && input->requires_grad()) inputs.push_back(*input);
       }
-      auto const found = torch::autograd::grad({y}, inputs, {gradient}, true, true, true);
+      Tensors found;
+      if (!inputs.empty()) found = torch::autograd::grad({y}, inputs, {gradient}, true, true, true);
       Tensors result(5);
       std::size_t next = 0;
       if (x.requires_grad()) result[0] = found[next++];
@@ -151,6 +155,7 @@ class NormalisationLayers {
     return MetOperations::is_plain(x) && !at::autocast::is_autocast_enabled(at::kCPU);
   }
 
+  /// LibTorch does not count this as a change of what a graph needs, either.
   static void move(Maybe const& running, double momentum, double factor,
                    std::vector<double> const& now) {
     if (!is_there(running)) return;
@@ -158,7 +163,6 @@ class NormalisationLayers {
     for (std::size_t c = 0; c < now.size(); ++c) {
       kept[c] = static_cast<float>((1 - momentum) * kept[c] + momentum * factor * now[c]);
     }
-    if (!running->is_inference()) running->unsafeGetTensorImpl()->bump_version();
   }
 
   static Tensor run(Tensor const& x, Maybe const& weight, Maybe const& bias,
