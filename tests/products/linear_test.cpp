@@ -60,6 +60,10 @@ std::vector<Layer> layers() {
       }
     }
   }
+  // Longer sums, and more rows, than are formed at once.
+  for (auto const& layer : {Layer{3, 1537, 20}, {64, 2600, 20}, {257, 1536, 10}, {300, 4100, 5}}) {
+    all.push_back(layer);
+  }
   return all;
 }
 
@@ -292,34 +296,36 @@ TEST_CASE("a graph that needs weights as they were notices that they have moved"
 
 TEST_CASE("a row's outputs do not depend on the other rows of its batch") {
   if (!uses_own_products()) return;
-  auto const x = normal({64, 100}, 0), w = normal({50, 100}, 1), bias = normal({50}, 2);
-  auto together = unwritten({64, 50});
-  linear(together, x, w, bias);
-  for (std::int64_t i = 0; i < 64; ++i) {
-    auto alone = unwritten({1, 50});
-    linear(alone, x.narrow(0, i, 1), w, bias);
-    CHECK(torch::equal(alone[0], together[i]));
+  for (auto const& [rows, inputs, outputs] : {Layer{64, 100, 50}, {300, 2600, 10}}) {
+    auto const x = normal({rows, inputs}, 0), w = normal({outputs, inputs}, 1),
+               bias = normal({outputs}, 2);
+    auto together = unwritten({rows, outputs});
+    linear(together, x, w, bias);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      auto alone = unwritten({1, outputs});
+      linear(alone, x.narrow(0, i, 1), w, bias);
+      CHECK(torch::equal(alone[0], together[i]));
+    }
   }
 }
 
 TEST_CASE("what the kernels are not made for is left to LibTorch") {
   auto const x = normal({8, 40}, 0), w = normal({20, 40}, 1), y = normal({8, 20}, 2);
   auto const twice = [](Tensor const& t) { return t.to(torch::kFloat64); };
-  auto const small = [](Tensor const& rows, std::int64_t outputs, Tensor const& a,
-                        Tensor const& b) { return is_small(rows, outputs, many_rows, a, b); };
-  CHECK(small(x, 20, w, y) == uses_own_products());
-  CHECK_FALSE(small(twice(x), 20, twice(w), twice(y)));
-  CHECK_FALSE(small(x.t().contiguous().t(), 20, w, y));
-  CHECK(small(normal({64, 40}, 0), 20, w, y) == uses_own_products());
-  CHECK_FALSE(small(normal({65, 40}, 0), 20, w, y));
-  CHECK(small(normal({65, 40}, 0), 16, w, y) == uses_own_products());
+  auto const small = [](Tensor const& rows, Tensor const& a, Tensor const& b) {
+    return is_small(rows, many_rows, a, b);
+  };
+  CHECK(small(x, w, y) == uses_own_products());
+  CHECK_FALSE(small(twice(x), twice(w), twice(y)));
+  CHECK_FALSE(small(x.t().contiguous().t(), w, y));
+  CHECK(small(normal({64, 40}, 0), w, y) == uses_own_products());
+  CHECK_FALSE(small(normal({65, 40}, 0), w, y));
   at::set_num_threads(2);
-  CHECK_FALSE(small(x, 20, w, y));
+  CHECK_FALSE(small(x, w, y));
   at::set_num_threads(1);
   at::globalContext().setFloat32MatmulPrecision("medium");  // LibTorch may use bfloat16
-  CHECK(small(normal({32, 40}, 0), 20, w, y) == uses_own_products());
-  CHECK_FALSE(small(normal({33, 40}, 0), 20, w, y));
-  CHECK(small(normal({33, 40}, 0), 16, w, y) == uses_own_products());
+  CHECK(small(normal({32, 40}, 0), w, y) == uses_own_products());
+  CHECK_FALSE(small(normal({33, 40}, 0), w, y));
   at::globalContext().setFloat32MatmulPrecision("highest");
 
   auto strided = unwritten({8, 20});

@@ -215,44 +215,44 @@ PAWL_AVX2 void add_nothing(std::int64_t rows, std::int64_t width, Destination co
   }
 }
 
-/// Rows [n, depth] without what is zero in all of them: inner products run over these blocks of
-/// eight columns, and over the columns from `rest` on.
+/// Rows without what is zero in all of them: inner products run over these blocks of eight columns,
+/// and over the columns from `rest` on.
 struct Filled {
-  float const* x = nullptr;
-  std::int64_t rows = 0, depth = 0, rest = 0;
+  Rectangle x{};
+  std::int64_t rest = 0;
   std::vector<std::int64_t> blocks{};
 };
 
-PAWL_AVX2 bool is_zero(float const* x, std::int64_t rows, std::int64_t depth) {
-  for (std::int64_t r = 0; r < rows; ++r, x += depth) {
+PAWL_AVX2 bool is_zero(float const* x, std::int64_t rows, std::int64_t stride) {
+  for (std::int64_t r = 0; r < rows; ++r, x += stride) {
     if (any(bits(load(x)))) return false;
   }
   return true;
 }
 
-PAWL_AVX2 Filled filled(float const* x, std::int64_t rows, std::int64_t depth) {
-  Filled f{x, rows, depth, depth / 8 * 8, {}};
-  f.blocks.reserve(static_cast<std::size_t>(depth / 8));
+PAWL_AVX2 Filled filled(Rectangle const& x) {
+  Filled f{x, x.columns / 8 * 8, {}};
+  f.blocks.reserve(static_cast<std::size_t>(x.columns / 8));
   for (std::int64_t i = 0; i < f.rest; i += 8) {
-    if (!is_zero(x + i, rows, depth)) f.blocks.push_back(i);
+    if (!is_zero(x.a + i, x.rows, x.stride)) f.blocks.push_back(i);
   }
   return f;
 }
 
 /// sizeof...(R) rows of x from `begin` on, as far as there are so many, with up to four rows of w:
-/// inner products, plus bias.
+/// inner products, plus bias, or plus what is there.
 template <std::size_t... R>
-PAWL_AVX2 void inner_products(Filled const& x, std::int64_t begin, float const* w,
-                              std::int64_t outputs, float const* bias, Destination const& to,
-                              std::index_sequence<R...>) {
+PAWL_AVX2 void inner_products(Filled const& f, std::int64_t begin, Rectangle const& w,
+                              float const* bias, Destination const& to, std::index_sequence<R...>) {
+  auto const& x = f.x;
   auto const rows = std::min<std::int64_t>(sizeof...(R), x.rows - begin);
-  auto const row = [&](std::int64_t r) { return x.x + (begin + std::min(r, rows - 1)) * x.depth; };
-  auto const output = [&](std::int64_t o) { return w + std::min(o, outputs - 1) * x.depth; };
+  auto const row = [&](std::int64_t r) { return x.a + (begin + std::min(r, rows - 1)) * x.stride; };
+  auto const output = [&](std::int64_t o) { return w.a + std::min(o, w.rows - 1) * w.stride; };
   float const* const a[] = {row(R)...};
   float const* const b[] = {output(0), output(1), output(2), output(3)};
   Eight s0[] = {all(0.0f * R)...}, s1[] = {all(0.0f * R)...};
   Eight s2[] = {all(0.0f * R)...}, s3[] = {all(0.0f * R)...};
-  for (auto const i : x.blocks) {
+  for (auto const i : f.blocks) {
     Eight const v[] = {load(a[R] + i)...};
     auto const b0 = load(b[0] + i);
     ((s0[R] = fma(v[R], b0, s0[R])), ...);
@@ -264,30 +264,28 @@ PAWL_AVX2 void inner_products(Filled const& x, std::int64_t begin, float const* 
     ((s3[R] = fma(v[R], b3, s3[R])), ...);
   }
   Four sum[] = {sums(s0[R], s1[R], s2[R], s3[R])...};
-  for (auto i = x.rest; i < x.depth; ++i) {
+  for (auto i = f.rest; i < x.columns; ++i) {
     Four const rest{b[0][i], b[1][i], b[2][i], b[3][i]};
     ((sum[R] += rest * a[R][i]), ...);
   }
   for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t o = 0; o < outputs; ++o) {
-      to.y[r * to.stride + o] = sum[r][o] + (bias ? bias[o] : 0.0f);
-    }
+    for (std::int64_t o = 0; o < w.rows; ++o) put_sum(sum[r][o], r, o, bias, to);
   }
 }
 
-/// [rows, depth] times the transpose of [outputs, depth], plus bias [outputs] or null. Columns that
-/// hold nothing but zeros take no time.
-[[gnu::target("avx2,fma")]] inline void multiply_transposed(float const* rows, std::int64_t n,
-                                                            std::int64_t depth, float const* w,
-                                                            std::int64_t outputs, float const* bias,
-                                                            Destination to) {
-  auto const x = filled(rows, n, depth);
-  for (std::int64_t o = 0; o < outputs; o += 4) {
+/// [rows, depth] times the transpose of [outputs, depth], plus bias [outputs] or null, or plus what
+/// is there. Columns that hold nothing but zeros take no time.
+[[gnu::target("avx2,fma")]] inline void multiply_transposed(Rectangle const& x, Rectangle const& w,
+                                                            float const* bias,
+                                                            Destination const& to) {
+  auto const f = filled(x);
+  for (std::int64_t o = 0; o < w.rows; o += 4) {
+    Rectangle const some{w.a + o * w.stride, std::min<std::int64_t>(4, w.rows - o), w.columns,
+                         w.stride};
     auto here = to;
     here.y += o;
-    for (std::int64_t r = 0; r < n; r += 3, here.y += 3 * to.stride) {
-      inner_products(x, r, w + o * depth, std::min<std::int64_t>(4, outputs - o),
-                     bias ? bias + o : nullptr, here, std::make_index_sequence<3>());
+    for (std::int64_t r = 0; r < x.rows; r += 3, here.y += 3 * to.stride) {
+      inner_products(f, r, some, bias ? bias + o : nullptr, here, std::make_index_sequence<3>());
     }
   }
 }

@@ -112,9 +112,12 @@ PAWL_AVX512 void put(float* y, Sixteen v, Mask mask, Destination const& to) {
   store(y, v, mask);
 }
 
-/// Up to `height` rows of a left factor, packed [depth, height] and filled up with zeros.
+/// Rows of a tile, at most.
+constexpr std::int64_t highest_tile = 8;
+
+/// Up to as many rows of a left factor as a tile has, packed [depth, rows of a tile] and filled up
+/// with zeros.
 struct PackedRows {
-  static constexpr std::int64_t height = 8;
   float const* a = nullptr;
   std::int64_t rows = 0, depth = 0;
 };
@@ -168,11 +171,10 @@ PAWL_AVX512 void tile(PackedRows left, Blocks<sizeof...(B)> at, std::int64_t col
 }
 
 /// Packed rows times blocks of b.
-template <std::size_t width>
+template <std::int64_t height, std::size_t width>
 [[gnu::target(PAWL_AVX512_ISA)]] inline void tiles(float const* packed, std::int64_t rows,
                                                    std::int64_t depth, Blocks<width> at,
                                                    std::int64_t columns, Destination const& to) {
-  constexpr auto height = PackedRows::height;
   for (; rows > 0; rows -= height, packed += height * depth) {
     tile({packed, rows, depth}, at, columns, to, std::make_index_sequence<height>(),
          std::make_index_sequence<width>());
@@ -181,8 +183,7 @@ template <std::size_t width>
 }
 
 /// Rows of a left factor in packs: [rows / height, depth, height].
-inline void pack(Left const& left, std::int64_t depth, float* packed) {
-  constexpr auto height = PackedRows::height;
+inline void pack(Left const& left, std::int64_t depth, std::int64_t height, float* packed) {
   for (std::int64_t begin = 0; begin < left.rows; begin += height) {
     auto const rows = std::min(height, left.rows - begin);
     auto const* a = left.a + begin * left.row_stride;
@@ -204,27 +205,42 @@ Blocks<sizeof...(B)> blocks_at(std::int64_t const* begins, float const* b, std::
 }
 
 /// Rows times the blocks of b that begin at these columns; the sum over depth stays in registers.
-inline void multiply_blocks(Left left, std::int64_t depth, float const* b, std::int64_t columns,
-                            std::vector<std::int64_t> const& begins, Destination to) {
-  constexpr std::int64_t height = PackedRows::height, space = 2 * height * depth_at_once;
+template <std::int64_t height>
+void multiply_blocks(Left left, std::int64_t depth, float const* b, std::int64_t columns,
+                     std::vector<std::int64_t> const& begins, Destination to) {
+  constexpr std::int64_t space = 2 * highest_tile * depth_at_once;
   alignas(64) float packed[space];
   auto const at_once = space / (height * depth) * height;
   for (auto rest = left.rows; rest > 0; rest -= at_once) {
     left.rows = std::min(rest, at_once);
-    pack(left, depth, packed);
+    pack(left, depth, height, packed);
     auto const* next = begins.data();
     auto const* const end = next + begins.size();
     for (; end - next >= 3; next += 3) {
-      tiles(packed, left.rows, depth,
-            blocks_at(next, b, columns, to.y, std::make_index_sequence<3>()), columns, to);
+      tiles<height>(packed, left.rows, depth,
+                    blocks_at(next, b, columns, to.y, std::make_index_sequence<3>()), columns, to);
     }
     for (; next != end; ++next) {
-      tiles(packed, left.rows, depth,
-            blocks_at(next, b, columns, to.y, std::make_index_sequence<1>()), columns, to);
+      tiles<height>(packed, left.rows, depth,
+                    blocks_at(next, b, columns, to.y, std::make_index_sequence<1>()), columns, to);
     }
     left.a += at_once * left.row_stride;
     to.y += at_once * to.stride;
   }
+}
+
+/// The same in as few tiles as there have to be, of the height that leaves the fewest rows idle.
+inline void multiply_blocks(Left const& left, std::int64_t depth, float const* b,
+                            std::int64_t columns, std::vector<std::int64_t> const& begins,
+                            Destination const& to) {
+  auto const tiles = (left.rows + highest_tile - 1) / highest_tile;
+  auto const f = [height = (left.rows + tiles - 1) / tiles] {
+    if (height <= 4) return multiply_blocks<4>;
+    if (height == 5) return multiply_blocks<5>;
+    if (height == 6) return multiply_blocks<6>;
+    return height == 7 ? multiply_blocks<7> : multiply_blocks<8>;
+  }();
+  f(left, depth, b, columns, begins, to);
 }
 
 /// Adds nothing to the columns outside of these blocks: they become 0 or, where they hold something
@@ -274,63 +290,62 @@ PAWL_AVX512 void add_inner_products(Sums<sizeof...(R)>& s, Sixteen const (&a)[si
   ((s[3][R] = fma(a[R], b3, s[3][R])), ...);
 }
 
-/// Rows [n, depth] of inner products, which run over these whole blocks of 16 columns and over what
-/// comes after the last one.
+/// Rows of inner products, which run over these whole blocks of 16 columns and over what comes
+/// after the last one.
 struct Rows {
-  float const* x = nullptr;
-  std::int64_t n = 0, depth = 0;
+  Rectangle x{};
   std::vector<std::int64_t> whole{};
 };
 
 /// sizeof...(R) rows of x from `begin` on, as far as there are so many, with up to four rows of w:
-/// inner products, plus bias.
+/// inner products, plus bias, or plus what is there.
 template <std::size_t... R>
-PAWL_AVX512 void inner_products(Rows const& x, std::int64_t begin, float const* w,
-                                std::int64_t outputs, float const* bias, Destination const& to,
+PAWL_AVX512 void inner_products(Rows const& rows, std::int64_t begin, Rectangle const& w,
+                                float const* bias, Destination const& to,
                                 std::index_sequence<R...> indices) {
-  auto const last = std::min<std::int64_t>(sizeof...(R), x.n - begin) - 1;
-  float const* const a[] = {x.x + (begin + std::min<std::int64_t>(R, last)) * x.depth...};
-  auto const row = [&](std::int64_t o) { return w + std::min(o, outputs - 1) * x.depth; };
-  auto const *b0 = w, *b1 = row(1), *b2 = row(2), *b3 = row(3);
+  auto const& x = rows.x;
+  auto const last = std::min<std::int64_t>(sizeof...(R), x.rows - begin) - 1;
+  float const* const a[] = {x.a + (begin + std::min<std::int64_t>(R, last)) * x.stride...};
+  auto const row = [&](std::int64_t o) { return w.a + std::min(o, w.rows - 1) * w.stride; };
+  auto const *b0 = w.a, *b1 = row(1), *b2 = row(2), *b3 = row(3);
   Sums<sizeof...(R)> s = {};
-  for (auto const i : x.whole) {
+  for (auto const i : rows.whole) {
     add_inner_products(s, {load(a[R] + i)...}, load(b0 + i), load(b1 + i), load(b2 + i),
                        load(b3 + i), indices);
   }
-  if (auto const i = x.depth / 16 * 16; i < x.depth) {
-    auto const m = first(x.depth - i);
+  if (auto const i = x.columns / 16 * 16; i < x.columns) {
+    auto const m = first(x.columns - i);
     add_inner_products(s, {load(a[R] + i, m)...}, load(b0 + i, m), load(b1 + i, m), load(b2 + i, m),
                        load(b3 + i, m), indices);
   }
   avx2::Four const sum[] = {
       avx2::sums(halves(s[0][R]), halves(s[1][R]), halves(s[2][R]), halves(s[3][R]))...};
   for (std::int64_t r = 0; r <= last; ++r) {
-    for (std::int64_t o = 0; o < outputs; ++o) {
-      to.y[r * to.stride + o] = sum[r][o] + (bias ? bias[o] : 0.0f);
-    }
+    for (std::int64_t o = 0; o < w.rows; ++o) put_sum(sum[r][o], r, o, bias, to);
   }
 }
 
-/// [rows, depth] times the transpose of [outputs, depth], plus bias [outputs] or null. Columns that
-/// hold nothing but zeros take no time.
-[[gnu::target(PAWL_AVX512_ISA)]] inline void multiply_transposed(float const* rows, std::int64_t n,
-                                                                 std::int64_t depth, float const* w,
-                                                                 std::int64_t outputs,
+/// [rows, depth] times the transpose of [outputs, depth], plus bias [outputs] or null, or plus what
+/// is there. Columns that hold nothing but zeros take no time.
+[[gnu::target(PAWL_AVX512_ISA)]] inline void multiply_transposed(Rectangle const& x,
+                                                                 Rectangle const& w,
                                                                  float const* bias,
-                                                                 Destination to) {
-  Rows const x{rows, n, depth, blocks(rows, n, depth / 16 * 16, depth, true)};
+                                                                 Destination const& to) {
+  auto const depth = x.columns;
+  Rows const rows{x, blocks(x.a, x.rows, depth / 16 * 16, x.stride, true)};
   constexpr std::int64_t height = 5, width = 4;
   // So many outputs that their weights stay in the first cache while the rows pass by.
   auto const at_once =
       std::max<std::int64_t>(6144 / std::max<std::int64_t>(depth, 1) / width, 1) * width;
-  for (std::int64_t begin = 0; begin < outputs; begin += at_once) {
-    auto const end = std::min(outputs, begin + at_once);
-    for (std::int64_t r = 0; r < n; r += height) {
+  for (std::int64_t begin = 0; begin < w.rows; begin += at_once) {
+    auto const end = std::min(w.rows, begin + at_once);
+    for (std::int64_t r = 0; r < x.rows; r += height) {
       for (auto o = begin; o < end; o += width) {
         auto here = to;
         here.y += r * to.stride + o;
-        inner_products(x, r, w + o * depth, std::min(width, outputs - o), bias ? bias + o : nullptr,
-                       here, std::make_index_sequence<height>());
+        Rectangle const some{w.a + o * w.stride, std::min(width, w.rows - o), depth, w.stride};
+        inner_products(rows, r, some, bias ? bias + o : nullptr, here,
+                       std::make_index_sequence<height>());
       }
     }
   }

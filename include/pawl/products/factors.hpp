@@ -74,6 +74,14 @@ struct Destination {
 /// Longer sums are added up in pieces of this length.
 constexpr std::int64_t depth_at_once = 512;
 
+/// An inner product goes to a row and a column: plus bias, where there is one, or plus what is
+/// there.
+inline void put_sum(float sum, std::int64_t row, std::int64_t column, float const* bias,
+                    Destination const& to) {
+  auto& y = to.y[row * to.stride + column];
+  y = sum + (to.add ? y : bias ? bias[column] : 0.0f);
+}
+
 }  // namespace products
 }  // namespace v0
 }  // namespace pawl

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -46,10 +47,16 @@ inline Kernels kernels() {
 #endif
 }
 
+/// Outputs of a layer that has few of them.
+constexpr std::int64_t few_outputs = 16;
+
 /// Rows from which on LibTorch's products are faster: of outputs, of gradients of inputs and of
 /// gradients of weights; of all of them where it may use bfloat16.
 constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
 inline std::int64_t many_rows_of_inputs() { return kernels() == Kernels::avx512 ? 1 : 65; }
+
+/// Gradients of inputs, from few outputs, that are not faster by LibTorch on any processor.
+constexpr std::int64_t small_gradient = 8192;
 
 /// Rows from which on zeros are looked for, one by one.
 constexpr std::int64_t sparse_rows = 32;
@@ -72,13 +79,10 @@ inline bool suits(Tensor const& rows, Tensor const& a, Tensor const& b) {
   return true;
 }
 
-/// Whether pawl forms the product of rows [n, ...] with a layer of so many outputs, zeros and all:
-/// n is less than `many` or outputs are few.
-inline bool is_small(Tensor const& rows, std::int64_t outputs, std::int64_t many, Tensor const& a,
-                     Tensor const& b) {
-  if (auto const n = rows.size(0); outputs > 16) {
-    if (n >= many || (n >= many_rows_in_bfloat16 && may_use_bfloat16())) return false;
-  }
+/// Whether pawl forms a product of rows [n, ...], zeros and all: n is less than `many`.
+inline bool is_small(Tensor const& rows, std::int64_t many, Tensor const& a, Tensor const& b) {
+  auto const n = rows.size(0);
+  if (n >= many || (n >= many_rows_in_bfloat16 && may_use_bfloat16())) return false;
   return suits(rows, a, b);
 }
 
@@ -89,12 +93,25 @@ inline void multiply(Left const& left, std::int64_t depth, float const* b, std::
   f(left, depth, b, columns, looks, to);
 }
 
-inline void multiply_transposed(float const* x, std::int64_t rows, std::int64_t depth,
-                                float const* w, std::int64_t outputs, float const* bias,
+/// x [rows, depth] times the transpose of w [outputs, depth], plus bias [outputs] or null. Longer
+/// sums are added up in pieces, so many rows at a time that their pieces stay in the second cache.
+inline void multiply_transposed(Rectangle const& x, Rectangle const& w, float const* bias,
                                 Destination const& to) {
+  constexpr std::int64_t piece = 1024, longest = 1536, rows_at_once = 256;
   auto const f =
       kernels() == Kernels::avx512 ? avx512::multiply_transposed : avx2::multiply_transposed;
-  f(x, rows, depth, w, outputs, bias, to);
+  for (std::int64_t top = 0; top < x.rows; top += rows_at_once) {
+    auto here = to;
+    here.y += top * to.stride;
+    auto some = Rectangle{x.a + top * x.stride, std::min(rows_at_once, x.rows - top), 0, x.stride};
+    auto of_w = w;
+    for (auto rest = x.columns; rest > 0 || !here.add; rest -= some.columns) {
+      some.columns = of_w.columns = rest > longest ? piece : rest;
+      f(some, of_w, bias, here);
+      some.a += some.columns, of_w.a += some.columns;
+      here.add = true;
+    }
+  }
 }
 
 /// The sparse products of this thread, which keep their memory.
@@ -104,6 +121,9 @@ inline SparseProduct& sparse_product() {
   return product;
 }
 
+inline Rectangle rectangle(Tensor const& m) {
+  return {m.const_data_ptr<float>(), m.size(0), m.size(1), m.size(1)};
+}
 inline Factor factor(Tensor const& m) {
   return {m.const_data_ptr<float>(), m.size(0), m.size(1), m.size(1), 1};
 }
@@ -126,7 +146,7 @@ inline double density(Tensor const& rows, std::int64_t outputs) {
   constexpr std::int64_t few = 32;
   auto const n = rows.size(0), columns = rows.size(1);
   if (n < sparse_rows || columns < few || outputs < few || !leaves_out_zeros()) return 1;
-  return sparse_product().density({rows.const_data_ptr<float>(), n, columns, columns});
+  return sparse_product().density(rectangle(rows));
 #else
   return static_cast<void>(rows), static_cast<void>(outputs), 1;
 #endif
