@@ -77,6 +77,26 @@ struct InnerStridesImpl : ViewsImpl {
 };
 TORCH_MODULE(InnerStrides);
 
+/// Networks that end with the mean over pixels, and one that has little to gain.
+struct PoolsImpl : ViewsImpl {
+  PoolsImpl() { rows = register_module("rows", nn::Linear(4, 3)); }
+  Tensor forward(Tensor const& x) {
+    auto const h = convolution->forward(x).relu();
+    return rows->forward(at::adaptive_avg_pool2d(h, {1, 1}).flatten(1)) +
+           rows->forward(h.mean({2, 3}));
+  }
+  nn::Linear rows{nullptr};
+};
+TORCH_MODULE(Pools);
+struct ShallowImpl : nn::Module {
+  Tensor forward(Tensor const& x) {
+    return output->forward(convolution->forward(x.narrow(1, 0, 1)).relu().flatten(1));
+  }
+  nn::Conv2d convolution{register_module("convolution", nn::Conv2d(nn::Conv2dOptions(1, 4, 3)))};
+  nn::Linear output{register_module("output", nn::Linear(4 * 36, 3))};
+};
+TORCH_MODULE(Shallow);
+
 /// One whose layers are not all modules: convolutions with groups, turned around, of one pixel with
 /// strides and with one channel, between others.
 struct FunctionsImpl : nn::Module {
@@ -231,62 +251,12 @@ TEST_CASE("a network that would not have such inputs has its convolutions so") {
   CHECK(channels_last(compared<Unflattens>(flat(images(24)))));
   CHECK(channels_last(compared<Functions>(flat(images(24)))));
   CHECK(channels_last(compared<Parts>(images(24))));
+  CHECK(channels_last(compared<Pools>(images(24))));
   CHECK_FALSE(channels_last(compared<InnerStrides>(images(24))));
   CHECK_FALSE(channels_last(compared<Masks>(images(24))));
+  CHECK_FALSE(channels_last(compared<Shallow>(images(24))));
   Learned<Unflattens> const rows(flat(images(24)), Engine::compiled);
   CHECK(rows.net->last_seen == at::MemoryFormat::ChannelsLast);
-}
-
-TEST_CASE("convolutions by functions, with one stride for both directions, and what is not safe") {
-  ConvolutionLayers::Scope const met(true);
-  auto const laid_out = [](Tensor const& y) {
-    return y.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-  };
-  auto const x = torch::rand({2, 6, 5, 5}), w = torch::rand({4, 6, 3, 3});
-  CHECK(laid_out(at::conv2d(x, w)));
-  CHECK(laid_out(at::conv2d(x, w, {}, 2, 1)));
-  CHECK(laid_out(at::conv2d(x, w, {}, at::IntArrayRef{1, 2})));
-  CHECK(at::conv2d(x[0], w).equal(at::conv2d(x.narrow(0, 0, 1), w)[0]));
-  auto const pixels = torch::rand({4, 6, 1, 1});
-  CHECK(laid_out(at::conv2d(x, pixels)));
-  CHECK_FALSE(laid_out(at::conv2d(x, pixels, {}, 2)));
-  auto const one = at::conv2d(x, torch::rand({1, 6, 3, 3}));
-  REQUIRE(laid_out(one));
-  CHECK_FALSE(laid_out(at::conv2d(one, torch::rand({4, 1, 1, 1}), {}, 2)));
-  CHECK_FALSE(laid_out(at::conv_transpose2d(x, torch::rand({6, 4, 2, 2}))));
-  CHECK_FALSE(laid_out(at::conv2d(x, torch::rand({6, 1, 3, 3}), {}, 1, 1, 1, 6)));
-}
-
-TEST_CASE("views of images with their channels last are met only where it is wanted") {
-  auto const x = torch::arange(24, torch::kFloat32).view({1, 2, 3, 4});
-  auto const last = x.contiguous(at::MemoryFormat::ChannelsLast);
-  CHECK_THROWS(last.view({1, -1}));
-  {
-    ConvolutionLayers::Scope const met(true);
-    torch::NoGradGuard const no_grad;
-    CHECK(last.view({1, -1}).equal(x.view({1, -1})));
-    CHECK(last.view({2, 1, 12}).equal(x.view({2, 1, 12})));
-    CHECK(last.reshape({2, 12}).equal(x.view({2, 12})));
-    CHECK(last.flatten(1).equal(x.view({1, 24})));
-    CHECK(last.flatten(2).equal(x.view({1, 2, 12})));
-    CHECK(last.narrow(0, 0, 0).flatten(1).sizes() == at::IntArrayRef{0, 24});
-    CHECK(last.view({1, 2, 3, 4}).data_ptr() == last.data_ptr());
-    CHECK_THROWS(last.view({5, -1}));
-    CHECK(last.transpose(2, 3).view({1, -1}).equal(x.transpose(2, 3).reshape({1, -1})));
-    torch::AutoGradMode const learns(true);
-    auto leaf = last.clone().requires_grad_(true);
-    auto const d = torch::arange(24, torch::kFloat32).view({1, 24});
-    (leaf.view({1, 24}) * d).sum().backward();
-    CHECK(leaf.grad().equal(d.view({1, 2, 3, 4})));
-    auto const once =
-        torch::autograd::grad({leaf.view({1, 24}).pow(3).sum()}, {leaf}, {}, {}, true);
-    auto const twice = torch::autograd::grad({once[0].sum()}, {leaf});
-    CHECK(twice[0].equal(6 * last));
-    CHECK_THROWS(last.view({1, -1}));  // which nothing is differentiated by
-    ConvolutionLayers::Scope const not_met(false);
-    CHECK_THROWS(last.view({1, -1}));
-  }
-  CHECK_THROWS(last.view({1, -1}));
 }
 
 TEST_CASE("a step differs from that of the reference by rounding alone") {

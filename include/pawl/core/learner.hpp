@@ -9,6 +9,7 @@
 
 #include "../device/captured_steps.hpp"
 #include "../engine/first_use.hpp"
+#include "../engine/pages.hpp"
 #include "../engine/phase.hpp"
 #include "../engine/step.hpp"
 #include "../optimizers/adam.hpp"  // for whoever makes a learner
@@ -52,6 +53,7 @@ class Learner {
         "pawl: an optimizer needs  void step(Arena&), void reset(), void state(Archive&) and "
         "double learning_rate() const");
     settle_first_use();
+    keep_freed_memory();
     strategies_.check();
     strategies_.check_values();
     if constexpr (requires(Options & o) { optimizer_.describe(o); }) {

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
+#include "../products/kernels.hpp"
 #include "met_operations.hpp"
 
 namespace pawl {
@@ -12,18 +14,24 @@ inline namespace v0 {
 /// The convolutions of any module, wherever its forward uses them: images have their channels last
 /// ("channels last"), in which LibTorch is faster, and so has what follows; but those of grouped,
 /// transposed and unsafe convolutions have not. Behind them another shape, as in `h.view({n, -1})`
-/// or `h.flatten(1)`, is a copy, through which gradients come back in that layout; what is written
-/// through such a view is not seen in what it is a view of.
-class ConvolutionLayers {
+/// or `h.flatten(1)`, is a copy, through which gradients come back in that layout, as they do
+/// through the mean over all pixels; what is written through such a view is not seen in what it is
+/// a view of.
+class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
  public:
-  /// Within it, this thread's convolutions go that way.
-  struct Scope : MetOperations::Scope {
-    explicit Scope(bool wanted)
-        : MetOperations::Scope(ConvolutionLayers::wanted(), wanted && available()) {}
-  };
+  /// What this thread's convolutions did in that layout.
+  struct Work {
+    double products = 0;  ///< pairs of numbers that were multiplied
+    double copied = 0;    ///< numbers that were copied to another shape
 
-  /// Whether the dispatcher knows about them; tells it, the first time.
-  static bool available() { return MetOperations::told_of<ConvolutionLayers>(); }
+    /// Whether what convolutions gain is more than what copies take, there and back: a product
+    /// gains about a twentieth of what a number costs.
+    bool pays() const { return products >= 20 * copied; }
+  };
+  static Work& work() {
+    thread_local Work since_ever;
+    return since_ever;
+  }
 
   /// Images [n, c, h, w] in that layout. Of one channel both layouts are the same numbers, and
   /// strides say which is meant.
@@ -42,14 +50,10 @@ class ConvolutionLayers {
   }
 
  private:
+  friend class MetLayers<ConvolutionLayers>;
   friend class MetOperations;
 
   using Bias = std::optional<Tensor>;
-
-  static bool& wanted() {
-    thread_local bool here = false;
-    return here;
-  }
 
   static Tensor convolution(Tensor const& x, Tensor const& w, Bias const& bias,
                             c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
@@ -59,8 +63,10 @@ class ConvolutionLayers {
     auto const suits = wanted() && x.dim() == 4 && w.dim() == 4 && MetOperations::is_plain(x) &&
                        !at::autocast::is_autocast_enabled(at::kCPU);
     auto const images = suits ? suitable(x, w, stride, transposed, groups) : x;
-    return at::convolution_symint(images, w, bias, stride, padding, dilation, transposed,
-                                  output_padding, groups);
+    auto const y = at::convolution_symint(images, w, bias, stride, padding, dilation, transposed,
+                                          output_padding, groups);
+    if (are_images(y)) work().products += static_cast<double>(y.numel()) * w[0].numel();
+    return y;
   }
 
   static Tensor suitable(Tensor const& x, Tensor const& w, c10::SymIntArrayRef stride,
@@ -88,8 +94,9 @@ class ConvolutionLayers {
     static Tensor forward(Context* context, Tensor const& x, std::vector<std::int64_t> sizes) {
       context->saved_data["shape"] = x.sizes().vec();
       context->saved_data["images"] = are_images(x);
+      work().copied += static_cast<double>(x.numel());
       auto y = at::empty(sizes, x.options().requires_grad(false));
-      y.view(x.sizes()).copy_(x);
+      if (!turn(x, false, y)) y.view(x.sizes()).copy_(x);
       return y;
     }
     static Tensors backward(Context* context, Tensors const& gradients) {
@@ -98,7 +105,60 @@ class ConvolutionLayers {
       auto const shape = context->saved_data["shape"].toIntVector();
       auto const there = d.reshape(shape);
       auto const images = context->saved_data["images"].toBool();
-      return {images ? there.contiguous(at::MemoryFormat::ChannelsLast) : there, Tensor()};
+      return {images ? with_channels_last(there) : there, Tensor()};
+    }
+
+   private:
+    static Tensor with_channels_last(Tensor const& x) {
+      if (!c10::GradMode::is_enabled()) {  // else it may be differentiated once more
+        auto const y =
+            at::empty(x.sizes(), x.options().memory_format(at::MemoryFormat::ChannelsLast));
+        if (turn(x, true, y)) return y;
+      }
+      return x.contiguous(at::MemoryFormat::ChannelsLast);
+    }
+  };
+
+  /// Copies images [n, c, h, w], in the layout of this thread's convolutions or in the plain one,
+  /// to the other; returns false where LibTorch has to.
+  static bool turn(Tensor const& x, bool plain, Tensor const& y) {
+#ifdef PAWL_PRODUCTS
+    auto const suits = plain ? x.dim() == 4 && x.is_contiguous() : are_images(x);
+    if (!suits || !products::uses_own_products() || !MetOperations::is_plain(x)) return false;
+    auto const n = x.size(0), channels = x.size(1), pixels = x.size(2) * x.size(3);
+    auto const rows = plain ? channels : pixels, columns = plain ? pixels : channels;
+    auto const* from = x.const_data_ptr<float>();
+    auto* to = y.mutable_data_ptr<float>();
+    for (std::int64_t i = 0; i < n; ++i, from += rows * columns, to += rows * columns) {
+      products::put_transposed({from, rows, columns, columns}, {to, rows});
+    }
+    return true;
+#else
+    return static_cast<void>(x), static_cast<void>(plain), static_cast<void>(y), false;
+#endif
+  }
+
+  /// The mean over the pixels of images.
+  struct Mean : torch::autograd::Function<Mean> {
+    using Context = torch::autograd::AutogradContext;
+    using Tensors = torch::autograd::variable_list;
+
+    static Tensor forward(Context* context, Tensor const& x, bool keeps_dimensions) {
+      context->saved_data["shape"] = x.sizes().vec();
+      auto const n = x.size(0), channels = x.size(1);
+      auto const sizes = keeps_dimensions ? std::vector<std::int64_t>{n, channels, 1, 1}
+                                          : std::vector<std::int64_t>{n, channels};
+      auto const y = at::empty(sizes, x.options().requires_grad(false));  // no view: LibTorch
+      auto of_pixels = y.view({n, channels});                             // changes its strides
+      at::mean_out(of_pixels, x.permute({0, 2, 3, 1}).flatten(1, 2), 1);
+      return y;
+    }
+    static Tensors backward(Context* context, Tensors const& gradients) {
+      auto const& d = gradients[0];
+      if (!d.defined()) return {Tensor(), Tensor()};
+      auto const shape = context->saved_data["shape"].toIntVector();
+      auto const of_each = d.reshape({shape[0], shape[1], 1, 1}) / (shape[2] * shape[3]);
+      return {of_each.expand(shape).contiguous(at::MemoryFormat::ChannelsLast), Tensor()};
     }
   };
 
@@ -106,13 +166,17 @@ class ConvolutionLayers {
     return x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
   }
 
-  /// Another shape of x, where that takes a copy; else, and where it is not wanted, undefined. A
+  /// Whether x lies in another layout than the plain one, and its gradients are to do so, too. A
   /// tensor that nothing is differentiated by, beside others, may be there to be written to.
-  static Tensor copied(Tensor const& x, c10::SymIntArrayRef sizes) {
+  static bool keeps_layout(Tensor const& x) {
     auto const learns = x.requires_grad() || !c10::GradMode::is_enabled();
-    auto const suits = wanted() && learns && !x.is_contiguous() && MetOperations::is_plain(x) &&
-                       MetOperations::above_autograd();
-    auto const concrete = suits ? c10::asIntArrayRefSlowOpt(sizes) : std::nullopt;
+    return wanted() && learns && !x.is_contiguous() && MetOperations::is_plain(x) &&
+           MetOperations::above_autograd();
+  }
+
+  /// Another shape of x, where that takes a copy; else, and where it is not wanted, undefined.
+  static Tensor copied(Tensor const& x, c10::SymIntArrayRef sizes) {
+    auto const concrete = keeps_layout(x) ? c10::asIntArrayRefSlowOpt(sizes) : std::nullopt;
     if (!concrete) return {};
     auto const shape = at::infer_size_dv(*concrete, x.numel());
     if (at::detail::computeStride(x.sizes(), x.strides(), shape)) return {};
@@ -136,8 +200,29 @@ class ConvolutionLayers {
     return copy.defined() ? copy : x.flatten(first, last);
   }
 
+  static Tensor mean(Tensor const& x, at::OptionalIntArrayRef dimensions, bool keeps_dimensions,
+                     std::optional<at::ScalarType> type) {
+    MetOperations::Below const below;
+    auto const suits = are_images(x) && x.numel() > 0 && are_pixels(dimensions) &&
+                       type.value_or(x.scalar_type()) == x.scalar_type() && keeps_layout(x);
+    return suits ? Mean::apply(x, keeps_dimensions)
+                 : at::mean(x, dimensions, keeps_dimensions, type);
+  }
+
+  /// Whether these dimensions of images are all but their number and their channels.
+  static bool are_pixels(at::OptionalIntArrayRef dimensions) {
+    if (!dimensions || dimensions->size() != 2) return false;
+    auto const from_front = [&](std::size_t i) {
+      auto const d = (*dimensions)[i];
+      return d < 0 ? d + 4 : d;
+    };
+    return std::min(from_front(0), from_front(1)) == 2 &&
+           std::max(from_front(0), from_front(1)) == 3;
+  }
+
   static void meet(torch::Library& aten) {
     aten.impl("convolution", TORCH_FN(convolution));
+    aten.impl("mean.dim", TORCH_FN(mean));
     aten.impl("view", TORCH_FN(view));
     aten.impl("reshape", TORCH_FN(reshape));
     aten.impl("flatten.using_ints", TORCH_FN(flatten));

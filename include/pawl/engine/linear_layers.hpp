@@ -17,18 +17,8 @@ inline namespace v0 {
 /// forward runs as it is, and its graph leads where it would lead otherwise, so whoever
 /// differentiates finds all gradients in it. Only in a pass that is collected, gradients of
 /// parameters that nobody listens to are handed over instead, before they are formed.
-class LinearLayers {
+class LinearLayers : public MetLayers<LinearLayers> {
  public:
-  /// Within it, this thread's linear layers go that way, where pawl's products suit.
-  struct Scope : MetOperations::Scope {
-    explicit Scope(bool wanted)
-        : MetOperations::Scope(LinearLayers::wanted(),
-                               wanted && products::uses_own_products() && available()) {}
-  };
-
-  /// Whether the dispatcher knows about them; tells it, the first time.
-  static bool available() { return MetOperations::told_of<LinearLayers>(); }
-
   /// Within it, gradients of an arena's parameters that linear layers find while this thread
   /// differentiates one loss go to `take(index, gradient)`; autograd finds those of other
   /// parameters, and what else adds to these.
@@ -70,12 +60,10 @@ class LinearLayers {
   };
 
  private:
+  friend class MetLayers<LinearLayers>;
   friend class MetOperations;
 
-  static bool& wanted() {
-    thread_local bool here = false;
-    return here;
-  }
+  static bool possible() { return products::uses_own_products(); }
 
   using Bias = std::optional<Tensor>;
 

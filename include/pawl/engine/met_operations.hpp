@@ -18,23 +18,6 @@ class MetOperations {
   /// registered.
   static constexpr auto key = c10::DispatchKey::DeferredInit;
 
-  /// While it lives, operations of this thread are met, if `wanted`; those who meet them look at
-  /// `flag`, of this thread, whether it is theirs that are.
-  class Scope {
-   public:
-    Scope(bool& flag, bool wanted) : flag_(flag), outer_(std::exchange(flag, wanted)) {
-      if (wanted) here_.emplace(key);
-    }
-    ~Scope() { flag_ = outer_; }
-    Scope(Scope const&) = delete;
-    Scope& operator=(Scope const&) = delete;
-
-   private:
-    bool& flag_;
-    bool outer_;
-    std::optional<c10::impl::IncludeDispatchKeyGuard> here_;
-  };
-
   /// While it lives, they are not, for whoever has met one.
   struct Below {
     c10::impl::ExcludeDispatchKeyGuard here{key};
@@ -78,6 +61,40 @@ class MetOperations {
       return true;
     }();
     return ours;
+  }
+};
+
+/// Layers that a thread meets within scopes: `Layers` derives from it, registers operations with
+/// `meet`, and looks at `wanted()` in them. A thread whose layers cannot go another way says so by
+/// a `possible()` of the class's own.
+template <class Layers>
+class MetLayers {
+ public:
+  /// While it lives, this thread's layers of that kind go another way, if `wanted`.
+  class Scope {
+   public:
+    explicit Scope(bool wanted) {
+      auto const here = wanted && Layers::possible() && available();
+      outer_ = std::exchange(MetLayers::wanted(), here);
+      if (here) met_.emplace(MetOperations::key);
+    }
+    ~Scope() { MetLayers::wanted() = outer_; }
+    Scope(Scope const&) = delete;
+    Scope& operator=(Scope const&) = delete;
+
+   private:
+    bool outer_;
+    std::optional<c10::impl::IncludeDispatchKeyGuard> met_;
+  };
+
+  /// Whether the dispatcher knows about them; tells it, the first time.
+  static bool available() { return MetOperations::told_of<Layers>(); }
+
+ protected:
+  static bool possible() { return true; }
+  static bool& wanted() {
+    thread_local bool here = false;
+    return here;
   }
 };
 

@@ -14,25 +14,11 @@ inline namespace v0 {
 /// The batch normalisation of any module, wherever its forward takes statistics of the batch:
 /// images that have their channels last go through pawl's kernels, which are faster there and more
 /// precise.
-class NormalisationLayers {
- public:
-  /// Within it, that of this thread goes that way.
-  struct Scope : MetOperations::Scope {
-    explicit Scope(bool wanted)
-        : MetOperations::Scope(NormalisationLayers::wanted(),
-                               wanted && products::uses_own_products() && available()) {}
-  };
-
-  /// Whether the dispatcher knows about it; tells it, the first time.
-  static bool available() { return MetOperations::told_of<NormalisationLayers>(); }
-
- private:
+class NormalisationLayers : public MetLayers<NormalisationLayers> {
+  friend class MetLayers<NormalisationLayers>;
   friend class MetOperations;
 
-  static bool& wanted() {
-    thread_local bool here = false;
-    return here;
-  }
+  static bool possible() { return products::uses_own_products(); }
 
   using Maybe = std::optional<Tensor>;
   static bool is_there(Maybe const& each) { return each && each->defined(); }

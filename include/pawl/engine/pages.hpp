@@ -3,11 +3,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 
 #include "../torch.hpp"
 
 #ifdef __linux__
 #include <sys/mman.h>
+#endif
+#ifdef __GLIBC__
+#include <malloc.h>
 #endif
 
 namespace pawl {
@@ -31,6 +35,25 @@ inline Tensor zeros_on_huge_pages(std::int64_t n, at::TensorOptions const& optio
   }
 #endif
   return torch::zeros({n}, options);
+}
+
+/// Tells the C library, once in a process, to keep memory that is freed. Else glibc gives large
+/// blocks back to the system in every step and asks for them again, page by page, which takes up to
+/// a third of a step with images. Where the environment says how memory is to be kept, it stays at
+/// that. A process that is done with training gives back what it does not use by `malloc_trim(0)`.
+inline void keep_freed_memory() {
+#ifdef __GLIBC__
+  static bool const told = [] {
+    for (auto const* decision : {"GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_",
+                                 "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"}) {
+      if (std::getenv(decision) != nullptr) return false;
+    }
+    constexpr int largest_block = 32 << 20;  // glibc allows no more
+    return ::mallopt(M_MMAP_THRESHOLD, largest_block) == 1 &&
+           ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max()) == 1;
+  }();
+  (void)told;
+#endif
 }
 
 /// A buffer like the vector `model` [n], kept in `kept` from step to step: asking for memory may

@@ -114,6 +114,13 @@ inline void multiply_transposed(Rectangle const& x, Rectangle const& w, float co
   }
 }
 
+/// Numbers [rows, columns] go to [columns, rows].
+inline void put_transposed(Rectangle const& from, Destination const& to) {
+  auto const f =
+      kernels() == Kernels::avx512 ? avx512::Sparse::put_transposed : avx2::Sparse::put_transposed;
+  f(from, to);
+}
+
 /// The sparse products of this thread, which keep their memory.
 inline SparseProduct& sparse_product() {
   thread_local SparseProduct product(kernels() == Kernels::avx512 ? sparse_kernels<avx512::Sparse>()

@@ -82,7 +82,7 @@ struct LayerGradient {
   bool is_separable(Tensor const& y) const {
     if (!x.defined() || d.size(0) == 0) return false;
     if (zeros(y) != Zeros::not_used) return true;
-    return d.size(0) <= depth_at_once && is_small(d, many_rows_of_weights, x, y);
+    return d.size(0) <= depth_at_once && is_small(y);
   }
 
   /// y = gradient.
@@ -106,6 +106,12 @@ struct LayerGradient {
   }
 
  private:
+  /// Whether pawl forms it, zeros and all: few rows, which fit into the second cache.
+  bool is_small(Tensor const& y) const {
+    constexpr std::int64_t most = 1 << 18;
+    return x.numel() <= most && products::is_small(d, many_rows_of_weights, x, y);
+  }
+
   enum class Zeros { not_used, of_d, of_x };
 
   /// Whose zeros a product leaves out. Those of more rows would need a large copy.
@@ -121,9 +127,7 @@ struct LayerGradient {
   bool multiply(Tensor& y, bool add, double factor, AnchorPull const* pull = nullptr) const {
 #ifdef PAWL_PRODUCTS
     auto const left_out = zeros(y);
-    if (left_out == Zeros::not_used && !is_small(d, many_rows_of_weights, x, y)) {
-      return false;
-    }
+    if (left_out == Zeros::not_used && !is_small(y)) return false;
     ShownProduct const shown(d, true, x, false);
     Destination const to{y.mutable_data_ptr<float>(), y.size(1), add, static_cast<float>(factor),
                          pull};
