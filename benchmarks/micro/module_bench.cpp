@@ -77,7 +77,24 @@ struct Convolutions : nn::Module {
   }
 };
 
-// The same two with `view`, as in many a tutorial: of the inputs, and behind the convolutions.
+/// A convolution of 5x5 with strides, and the mean over its pixels.
+struct Averaged : nn::Module {
+  nn::Conv2d first{register_module("first", nn::Conv2d(nn::Conv2dOptions(1, 48, 5).stride(2)))};
+  nn::Linear last{register_module("last", nn::Linear(48, 10))};
+  Tensor forward(Tensor const& x) {
+    return last(at::adaptive_avg_pool2d(first(x).relu(), {1, 1}).flatten(1));
+  }
+};
+
+/// One convolution of 3x3, whose images become rows as they are.
+struct Shallow : nn::Module {
+  nn::Conv2d first{register_module("first", nn::Conv2d(nn::Conv2dOptions(1, 32, 3)))};
+  nn::Linear last{register_module("last", nn::Linear(32 * 26 * 26, 10))};
+  Tensor forward(Tensor const& x) { return last(first(x).relu().flatten(1)); }
+};
+
+// LeNet and the two convolutions with `view`, as in many a tutorial: of the inputs, and behind the
+// convolutions.
 
 struct ViewingLeNet : micro::LeNet {
   Tensor forward(Tensor const& x) {
@@ -170,6 +187,8 @@ BENCHMARK_TEMPLATE(module, Dropout, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, BatchNorm, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, micro::LeNet, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Convolutions, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, Averaged, Sgd)->Apply(batches);
+BENCHMARK_TEMPLATE(module, Shallow, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, ViewingLeNet, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, ViewingConvolutions, Sgd)->Apply(batches);
 BENCHMARK_TEMPLATE(module, Perceptron, Adam)->Apply(batches);

@@ -1,8 +1,8 @@
-// The products of a layer 784 -> 400 as a step makes them, of few rows or of rows with zeros:
-// outputs, gradient of the inputs, and plain SGD on the weights. `filled` is the share, in percent,
-// of inputs and of gradients of outputs that are not zero. By hand: LibTorch's products and, for
-// the weights, the addition of their gradient. Both must agree but for rounding. Floor: a square
-// product of as many operations, those with zeros included.
+// The products of a layer 784 -> 400, of few rows or of rows with zeros, and of one of few outputs,
+// as a step makes them: outputs, gradient of the inputs, and plain SGD on the weights. `filled` is
+// the share, in percent, of inputs and of gradients of outputs that are not zero. By hand:
+// LibTorch's products and, for the weights, the addition of their gradient. Both must agree but for
+// rounding. Floor: a square product of as many operations, those with zeros included.
 //
 //   pawl-micro --benchmark_filter=product
 
@@ -17,10 +17,11 @@ namespace {
 
 using torch::Tensor;
 
-constexpr std::int64_t inputs = 784, outputs = 400;
-
 struct Layer {
-  Layer(std::int64_t rows, double filled) {
+  explicit Layer(benchmark::State const& state)
+      : Layer(state.range(0), static_cast<double>(state.range(1)) / 100, state.range(2),
+              state.range(3)) {}
+  Layer(std::int64_t rows, double filled, std::int64_t inputs, std::int64_t outputs) {
     pawl::NoiseScope noise(pawl::Generator(4));
     torch::NoGradGuard no_grad;
     auto const numbers = [&](std::int64_t columns) {
@@ -40,8 +41,7 @@ struct Layer {
 template <class Pawl, class Hand>
 void compare(benchmark::State& state, Tensor Layer::*result, Pawl&& pawl, Hand&& by_hand) {
   torch::NoGradGuard no_grad;
-  auto const filled = static_cast<double>(state.range(1)) / 100;
-  Layer ours(state.range(0), filled), theirs(state.range(0), filled);
+  Layer ours(state), theirs(state);
   micro::compare(
       state, {.flops = ours.flops}, [&] { pawl(ours); }, [&] { by_hand(theirs); },
       [&] { at::mm_out(ours.product, ours.square, ours.square); });
@@ -74,8 +74,11 @@ void product_weights(benchmark::State& state) {
 }
 
 void rows(benchmark::internal::Benchmark* benchmark) {
-  benchmark->ArgNames({"rows", "filled"})->ArgsProduct({{10, 20, 64, 128}, {100}});
-  benchmark->ArgsProduct({{64, 128, 600}, {20, 50}})->Apply(micro::turns<41>);
+  benchmark->ArgNames({"rows", "filled", "inputs", "outputs"});
+  benchmark->ArgsProduct({{10, 20, 64, 128}, {100}, {784}, {400}});
+  benchmark->ArgsProduct({{64, 128, 600}, {20, 50}, {784}, {400}});
+  benchmark->ArgsProduct({{10, 20, 64, 128, 256}, {100}, {400, 1024, 4096, 9216}, {10}});
+  benchmark->Apply(micro::turns<41>);
 }
 BENCHMARK(product_outputs)->Apply(rows);
 BENCHMARK(product_inputs)->Apply(rows);

@@ -145,13 +145,8 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
 
     static Tensor forward(Context* context, Tensor const& x, bool keeps_dimensions) {
       context->saved_data["shape"] = x.sizes().vec();
-      auto const n = x.size(0), channels = x.size(1);
-      auto const sizes = keeps_dimensions ? std::vector<std::int64_t>{n, channels, 1, 1}
-                                          : std::vector<std::int64_t>{n, channels};
-      auto const y = at::empty(sizes, x.options().requires_grad(false));  // no view: LibTorch
-      auto of_pixels = y.view({n, channels});                             // changes its strides
-      at::mean_out(of_pixels, x.permute({0, 2, 3, 1}).flatten(1, 2), 1);
-      return y;
+      auto const mean = x.permute({0, 2, 3, 1}).flatten(1, 2).mean(1);
+      return keeps_dimensions ? at::_unsafe_view(mean, {x.size(0), x.size(1), 1, 1}) : mean;
     }
     static Tensors backward(Context* context, Tensors const& gradients) {
       auto const& d = gradients[0];
@@ -209,6 +204,13 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
                  : at::mean(x, dimensions, keeps_dimensions, type);
   }
 
+  static Tensor average_pool(Tensor const& x, c10::SymIntArrayRef size) {
+    MetOperations::Below const below;
+    auto const one = size.size() == 2 && size[0] == 1 && size[1] == 1;
+    auto const suits = one && are_images(x) && x.numel() > 0 && keeps_layout(x);
+    return suits ? Mean::apply(x, true) : at::adaptive_avg_pool2d_symint(x, size);
+  }
+
   /// Whether these dimensions of images are all but their number and their channels.
   static bool are_pixels(at::OptionalIntArrayRef dimensions) {
     if (!dimensions || dimensions->size() != 2) return false;
@@ -223,6 +225,7 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
   static void meet(torch::Library& aten) {
     aten.impl("convolution", TORCH_FN(convolution));
     aten.impl("mean.dim", TORCH_FN(mean));
+    aten.impl("adaptive_avg_pool2d", TORCH_FN(average_pool));
     aten.impl("view", TORCH_FN(view));
     aten.impl("reshape", TORCH_FN(reshape));
     aten.impl("flatten.using_ints", TORCH_FN(flatten));
