@@ -11,8 +11,9 @@
 
 #include "commands.hpp"
 
-#include <malloc.h>
 #include <unistd.h>
+
+#include <pawl/engine/pages.hpp>
 
 namespace {
 
@@ -82,10 +83,7 @@ void complain_in_one_line(std::string text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Keep freed memory: giving batches back to the system and asking again costs up to a third of a
-  // step.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  pawl::keep_freed_memory();  // that of loading, too
   try {
     return dispatch({argv + 1, argv + argc});
   } catch (bench::UsageError const& error) {

@@ -15,14 +15,13 @@
 
 #include "works.hpp"
 
-#include <malloc.h>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/version.h>
 #include <CLI/CLI.hpp>
 
 #include <pawl/data/find.hpp>
+#include <pawl/engine/pages.hpp>
 
 namespace {
 
@@ -182,9 +181,7 @@ int main(int count, char** given) {
                "works are named on standard input, one a line; an empty line ends each answer");
   CLI11_PARSE(app, count, given);
   try {
-    // Large blocks stay with the process, on both sides: else every step pays for fresh pages.
-    mallopt(M_MMAP_THRESHOLD, 1 << 30);
-    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    pawl::keep_freed_memory();  // on both sides: else every step by hand pays for fresh pages
     at::set_num_threads(arguments.threads);
     run(arguments);
   } catch (std::exception const& error) {

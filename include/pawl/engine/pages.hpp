@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <limits>
 
 #include "../torch.hpp"
 
@@ -49,8 +48,10 @@ inline void keep_freed_memory() {
                                  "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"}) {
       if (std::getenv(decision) != nullptr) return false;
     }
-    return ::mallopt(M_MMAP_MAX, 0) == 1 &&
-           ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max()) == 1;
+    constexpr int large = 1 << 30, largest_of_old = 32 << 20;  // some take no higher threshold
+    return (::mallopt(M_MMAP_THRESHOLD, large) == 1 ||
+            ::mallopt(M_MMAP_THRESHOLD, largest_of_old) == 1) &&
+           ::mallopt(M_TRIM_THRESHOLD, large) == 1;
   }();
   static_cast<void>(told);
 #endif
