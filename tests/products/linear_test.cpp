@@ -309,6 +309,24 @@ TEST_CASE("a row's outputs do not depend on the other rows of its batch") {
   }
 }
 
+TEST_CASE("products of nothing are empty, or zeros") {
+  for (std::int64_t const out : {1, 10, 40}) {
+    auto const w = normal({out, 30}, 0);
+    auto none = unwritten({0, 30}), outputs = unwritten({0, out}), dw = unwritten({out, 30});
+    auto const d = torch::zeros({0, out}), x = torch::zeros({0, 30});
+    linear(outputs, x, w, {});
+    input_gradient(none, d, w);
+    LayerGradient{d, x}.form(dw);
+    CHECK(dw.eq(0).all().item<bool>());
+  }
+  auto const w = torch::zeros({0, 30}), x = normal({8, 30}, 1), d = torch::zeros({8, 0});
+  auto outputs = unwritten({8, 0}), dx = unwritten({8, 30}), dw = unwritten({0, 30});
+  linear(outputs, x, w, {});
+  LayerGradient{d, x}.form(dw);
+  input_gradient(dx, d, w);
+  CHECK(dx.eq(0).all().item<bool>());
+}
+
 TEST_CASE("what the kernels are not made for is left to LibTorch") {
   auto const x = normal({8, 40}, 0), w = normal({20, 40}, 1), y = normal({8, 20}, 2);
   auto const twice = [](Tensor const& t) { return t.to(torch::kFloat64); };
@@ -323,7 +341,14 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   at::set_num_threads(2);
   CHECK_FALSE(small(x, w, y));
   at::set_num_threads(1);
+  auto const rows = normal({33, 40}, 4), few = normal({16, 40}, 5);
+  auto of_few = unwritten({33, 16}), of_few_again = unwritten({33, 16});
+  linear(of_few, rows, few, {});
   at::globalContext().setFloat32MatmulPrecision("medium");  // LibTorch may use bfloat16
+  if (uses_own_products()) {  // outputs of layers that have few stay here
+    linear(of_few_again, rows, few, {});
+    CHECK(of_few_again.equal(of_few));
+  }
   CHECK(small(normal({32, 40}, 0), w, y) == uses_own_products());
   CHECK_FALSE(small(normal({33, 40}, 0), w, y));
   at::globalContext().setFloat32MatmulPrecision("highest");

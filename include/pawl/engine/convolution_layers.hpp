@@ -65,7 +65,10 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
     auto const images = suits ? suitable(x, w, stride, transposed, groups) : x;
     auto const y = at::convolution_symint(images, w, bias, stride, padding, dilation, transposed,
                                           output_padding, groups);
-    if (are_images(y)) work().products += static_cast<double>(y.numel()) * w[0].numel();
+    if (suits && are_images(y)) {
+      work().products += static_cast<double>(y.numel()) * static_cast<double>(w.numel()) /
+                         static_cast<double>(y.size(1));
+    }
     return y;
   }
 
@@ -145,8 +148,13 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
 
     static Tensor forward(Context* context, Tensor const& x, bool keeps_dimensions) {
       context->saved_data["shape"] = x.sizes().vec();
-      auto const mean = x.permute({0, 2, 3, 1}).flatten(1, 2).mean(1);
-      return keeps_dimensions ? at::_unsafe_view(mean, {x.size(0), x.size(1), 1, 1}) : mean;
+      auto const rows = x.permute({0, 2, 3, 1}).flatten(1, 2);  // of pixels, in each image
+      if (!keeps_dimensions) return rows.mean(1);
+      auto const n = x.size(0), c = x.size(1);
+      auto const y = at::empty_strided({n, c, 1, 1}, {c, 1, c, c}, rows.options());  // still so
+      auto of_images = y.view({n, c});
+      at::mean_out(of_images, rows, 1);
+      return y;
     }
     static Tensors backward(Context* context, Tensors const& gradients) {
       auto const& d = gradients[0];

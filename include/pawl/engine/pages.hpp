@@ -36,10 +36,11 @@ inline Tensor zeros_on_huge_pages(std::int64_t n, at::TensorOptions const& optio
   return torch::zeros({n}, options);
 }
 
-/// Tells the C library, once in a process, to keep memory that is freed. Else glibc gives large
-/// blocks back to the system in every step and asks for them again, page by page, which takes a
-/// third of a step with images, and more than half of it where a tensor has more than 32 MiB. Where
-/// the environment says how memory is to be kept, it stays at that. A process that is done with
+/// Tells the C library, once in a process, to keep memory that is freed, up to 1 GiB. Else glibc
+/// gives large blocks back to the system in every step and asks for them again, page by page, which
+/// takes a third of a step with images, and more than half of it where a tensor has more than
+/// 32 MiB. In exchange a process holds more than it uses at a time. Threads beside the main one
+/// keep less. Where the environment tunes glibc, it stays at that. A process that is done with
 /// training gives back what it does not use by `malloc_trim(0)`.
 inline void keep_freed_memory() {
 #ifdef __GLIBC__

@@ -50,8 +50,8 @@ inline Kernels kernels() {
 /// Outputs of a layer that has few of them.
 constexpr std::int64_t few_outputs = 16;
 
-/// Rows from which on LibTorch's products are faster: of outputs, of gradients of inputs and of
-/// gradients of weights; of all of them where it may use bfloat16.
+/// Rows from which on LibTorch's products are faster: of outputs (but few), of gradients of inputs
+/// and of gradients of weights; of all of these where it may use bfloat16.
 constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
 inline std::int64_t many_rows_of_inputs() { return kernels() == Kernels::avx512 ? 1 : 65; }
 
@@ -70,11 +70,12 @@ inline bool uses_own_products() { return kernels() != Kernels::none && at::get_n
 /// Whether it leaves out zeros, where there are enough.
 inline bool leaves_out_zeros() { return uses_own_products() && !may_use_bfloat16(); }
 
-/// Whether the kernels can read and write these: contiguous, float32, on the host.
+/// Whether the kernels can read and write these: contiguous, float32, on the host, and not empty.
 inline bool suits(Tensor const& rows, Tensor const& a, Tensor const& b) {
   if (!uses_own_products()) return false;
   for (auto const* m : {&rows, &a, &b}) {
     if (!m->is_cpu() || m->scalar_type() != torch::kFloat32 || !m->is_contiguous()) return false;
+    if (m->numel() == 0) return false;
   }
   return true;
 }
