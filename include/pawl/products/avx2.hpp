@@ -149,6 +149,9 @@ template <int W>
   }
 }
 
+/// Whether both halves of 16 numbers hold anything but zeros.
+PAWL_AVX2 bool is_filled(float const* b) { return any(bits(load(b))) && any(bits(load(b + 8))); }
+
 /// Which half of a panel holds anything but zeros.
 struct Halves {
   bool low = false, high = false;
@@ -189,7 +192,8 @@ PAWL_AVX2 void add_nothing(std::int64_t rows, std::int64_t width, Destination co
       auto const first = std::min<std::int64_t>(8, width);
       auto low = to, high = to;
       low.y += j, high.y += j + first;
-      if (!looks && left.rows <= 24 && width == 16) {  // too few rows to make up for a copy
+      auto const dense = width == 16 && (!looks || is_filled(b + j));
+      if (dense && left.rows <= 24) {  // too few rows to make up for a copy
         tiles<2>(left, {b + j, size, width, columns}, low);
         continue;
       }
