@@ -150,8 +150,10 @@ struct Experience {
   std::int64_t part_of = -1;  ///< number of the experience that this is a known part of, else -1
 };
 
-/// An experience from plain tensors: x [N, ...] of any type, y [N] integers. Give each experience
-/// of a stream its own `index`: to strategies, two of one index are the same one, learned again.
+/// An experience from plain tensors: x [N, ...] of any type, y [N] integers. The network is given
+/// the numbers of x as they are; for bytes of images, set `normalise.scale` of `train` and `test` to
+/// 1 / 255. Give each experience of a stream its own `index`: to strategies, two of one index are
+/// the same one, learned again.
 inline Experience make_experience(Tensor const& x, Tensor const& y,
                                   std::vector<std::int64_t> classes = {}, std::int64_t index = 0,
                                   std::int64_t task = -1) {
