@@ -202,8 +202,9 @@ struct MasksImpl : ViewsImpl {
 };
 TORCH_MODULE(Masks);
 struct PartsImpl : ViewsImpl {
+  nn::Conv2d before{register_module("before", nn::Conv2d(nn::Conv2dOptions(3, 3, 5).padding(2)))};
   Tensor forward(Tensor const& x) {
-    auto const h = convolution->forward(x).relu();
+    auto const h = convolution->forward(before->forward(x)).relu();
     if (!is_training()) return output->forward(h.view({h.size(0), -1}));
     std::vector<Tensor> rows;
     for (std::int64_t i = 0; i < h.size(0); ++i) rows.push_back(h[i].view({-1}));

@@ -151,9 +151,9 @@ struct Experience {
 };
 
 /// An experience from plain tensors: x [N, ...] of any type, y [N] integers. The network is given
-/// the numbers of x as they are; for bytes of images, set `normalise.scale` of `train` and `test` to
-/// 1 / 255. Give each experience of a stream its own `index`: to strategies, two of one index are
-/// the same one, learned again.
+/// the numbers of x as they are; for bytes of images, set `normalise.scale` of `train` and `test`
+/// to 1 / 255. Give each experience of a stream its own `index`: to strategies, two of one index
+/// are the same one, learned again.
 inline Experience make_experience(Tensor const& x, Tensor const& y,
                                   std::vector<std::int64_t> classes = {}, std::int64_t index = 0,
                                   std::int64_t task = -1) {
