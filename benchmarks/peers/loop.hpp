@@ -1,12 +1,13 @@
 #pragma once
 
 // Continual learning written by hand with LibTorch, as a careful user would for one network and one
-// method: autograd, torch::optim::SGD, rows kept as bytes and gathered per batch. What pawl is
-// compared with. Here: what the loops share.
+// method: autograd, an optimizer of torch::optim, rows kept as bytes and gathered per batch. What
+// pawl is compared with. Here: what the loops share.
 
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/linear.h>
+#include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
 
 namespace peers {
@@ -27,15 +29,35 @@ struct Rows {
   Tensor x, y;
 };
 
+/// How weights are updated, on both sides. Momentum is 0.9.
+struct Rule {
+  enum class Kind { sgd, momentum, adam } kind = Kind::sgd;
+  double lr = 0.01;
+};
+
+inline std::unique_ptr<torch::optim::Optimizer> make_optimizer(Rule const& rule,
+                                                               std::vector<Tensor> parameters) {
+  namespace optim = torch::optim;
+  if (rule.kind == Rule::Kind::adam) {
+    return std::make_unique<optim::Adam>(std::move(parameters), optim::AdamOptions(rule.lr));
+  }
+  auto const momentum = rule.kind == Rule::Kind::momentum ? 0.9 : 0.0;
+  return std::make_unique<optim::SGD>(std::move(parameters),
+                                      optim::SGDOptions(rule.lr).momentum(momentum));
+}
+
 inline Network mlp() {
   return Network(torch::nn::Flatten(), torch::nn::Linear(784, 400), torch::nn::ReLU(),
                  torch::nn::Linear(400, 400), torch::nn::ReLU(), torch::nn::Linear(400, 10));
 }
 
-/// Plain SGD over the experiences, one after another.
+/// A pass over the experiences, one after another.
 struct Loop {
-  Loop(Network network, double lr)
-      : net(std::move(network)), sgd(net->parameters(), torch::optim::SGDOptions(lr)) {}
+  /// `network` makes the network, and more of its kind.
+  Loop(std::function<Network()> network, Rule const& rule)
+      : another(std::move(network)),
+        net(another()),
+        optimizer(make_optimizer(rule, net->parameters())) {}
   virtual ~Loop() = default;
 
   static Tensor inputs(Tensor const& bytes) { return bytes.to(torch::kFloat32).mul_(1 / 255.); }
@@ -45,10 +67,10 @@ struct Loop {
   virtual void end(Rows const&) {}
 
   void backward_and_step(Tensor const& loss) {
-    sgd.zero_grad();
+    optimizer->zero_grad();
     loss.backward();
     (void)loss.item<float>();  // a divergence would be noticed
-    sgd.step();
+    optimizer->step();
   }
 
   /// One epoch in a shuffled order.
@@ -69,8 +91,9 @@ struct Loop {
 
   std::vector<Tensor> parameters() const { return net->parameters(); }
 
+  std::function<Network()> another;
   Network net;
-  torch::optim::SGD sgd;
+  std::unique_ptr<torch::optim::Optimizer> optimizer;
   std::int64_t experience = 0;
 };
 

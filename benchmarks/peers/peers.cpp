@@ -1,8 +1,10 @@
 // The loops by hand and pawl, the same work in turns in one process.
 //   pawl-peers [--data DIR] [--work NAME]... [--rounds N] [--rows N] [--images N] [--json]
+//   pawl-peers --drawn N [--seed N] [--steps N]
 //
 // Prints, per work, the median and range of microseconds per step on both sides, the ratio of the
 // medians, and the final accuracy of both over all classes. scripts/compare_peers adds Python.
+// The second command draws works at random and needs no data: is pawl slower anywhere?
 
 #include <algorithm>
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "drawn.hpp"
 #include "works.hpp"
 
 #include <fmt/format.h>
@@ -102,6 +105,8 @@ struct Arguments {
   int rounds = 2, threads = 1;
   peers::Limits limits{.rows = std::numeric_limits<std::int64_t>::max(), .images = 500};
   bool json = false, asked = false;
+  std::int64_t drawn = 0, steps = 20;
+  std::uint64_t seed = 1;
 };
 
 /// All the rounds of a work, as a row of the table or as lines of JSON.
@@ -124,6 +129,33 @@ void compare(peers::Tasks& tasks, Work const& work, Arguments const& arguments,
   std::fflush(stdout);
 }
 
+/// Works that seeds draw, one after another, and what all of them come to.
+void compare_drawn(Arguments const& arguments) {
+  fmt::print(
+      "| seed | drawn | by hand, us/step | pawl, us/step | by hand / pawl |\n"
+      "|---|---|---|---|---|\n");
+  std::vector<double> ratios;
+  for (std::int64_t i = 0; i < arguments.drawn; ++i) {
+    auto const seed = arguments.seed + static_cast<std::uint64_t>(i);
+    auto const drawn = peers::drawn_work(seed, arguments.steps);
+    fmt::print("| {} | {} | ", seed, drawn.text);
+    try {
+      auto const [a, b] = learn(*drawn.task, drawn.work, seed);
+      Times hand, own;
+      hand.add(a), own.add(b);
+      ratios.push_back(hand.median() / own.median());
+      fmt::print("{} | {} | {:.2f} |\n", hand.text(), own.text(), ratios.back());
+    } catch (pawl::Diverged const&) {
+      fmt::print("it diverges | | |\n");
+    }
+    std::fflush(stdout);
+  }
+  if (ratios.empty()) return;
+  std::sort(ratios.begin(), ratios.end());
+  fmt::print("\nby hand / pawl of {}: lowest {:.2f}, a tenth up to {:.2f}, median {:.2f}\n",
+             ratios.size(), ratios.front(), ratios[ratios.size() / 10], ratios[ratios.size() / 2]);
+}
+
 Work const& find(std::vector<Work> const& works, std::string const& name) {
   auto const found =
       std::find_if(works.begin(), works.end(), [&](Work const& work) { return work.name == name; });
@@ -132,6 +164,7 @@ Work const& find(std::vector<Work> const& works, std::string const& name) {
 }
 
 void run(Arguments const& arguments) {
+  if (arguments.drawn > 0) return compare_drawn(arguments);
   peers::Tasks tasks(pawl::data_root(arguments.data), arguments.limits);
   auto const works = peers::all_works();
   std::uint64_t seed = 0;
@@ -177,6 +210,11 @@ int main(int count, char** given) {
       ->check(CLI::PositiveNumber);
   app.add_option("--threads", arguments.threads, "of LibTorch")->check(CLI::PositiveNumber);
   app.add_flag("--json", arguments.json, "a line of JSON per round and side instead of the table");
+  app.add_option("--drawn", arguments.drawn, "so many works drawn at random, instead of the table")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", arguments.seed, "of the first one drawn");
+  app.add_option("--steps", arguments.steps, "in each of five experiences of one drawn")
+      ->check(CLI::PositiveNumber);
   app.add_flag("--asked", arguments.asked,
                "works are named on standard input, one a line; an empty line ends each answer");
   CLI11_PARSE(app, count, given);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct Ewc : Loop {
     auto const n = std::min(fisher_samples, rows.x.size(0));
     auto const chosen = torch::randperm(rows.x.size(0)).slice(0, 0, n);
     auto const x = inputs(rows.x.index_select(0, chosen)), y = rows.y.index_select(0, chosen);
+    net->eval();
     for (std::int64_t i = 0; i < n; ++i) {
       auto const z = net->forward(x.slice(0, i, i + 1));
       auto const g = torch::autograd::grad({at::cross_entropy_loss(z, y.slice(0, i, i + 1))}, all);
@@ -44,6 +46,7 @@ struct Ewc : Loop {
         fisher[k].addcmul_(g[k], g[k], 1. / static_cast<double>(n));
       }
     }
+    net->train();
     for (std::size_t k = 0; k < all.size(); ++k) anchor[k].copy_(all[k].detach());
   }
   std::int64_t fisher_samples = 200;
@@ -53,7 +56,7 @@ struct Ewc : Loop {
 
 /// Synaptic intelligence (Zenke et al., ICML 2017), its penalty through autograd.
 struct Si : Loop {
-  Si(Network network, double lr) : Loop(std::move(network), lr) {
+  Si(std::function<Network()> network, Rule const& rule) : Loop(std::move(network), rule) {
     for (auto const& p : parameters()) {
       omega.push_back(torch::zeros_like(p)), path.push_back(torch::zeros_like(p));
       anchor.push_back(p.detach().clone());
@@ -62,7 +65,7 @@ struct Si : Loop {
   void step(Tensor const& bytes, Tensor const& y) override {
     auto const own = at::cross_entropy_loss(net->forward(inputs(bytes)), y);
     auto const all = parameters();
-    sgd.zero_grad();
+    optimizer->zero_grad();
     own.backward();
     (void)own.item<float>();
     std::vector<Tensor> before, gradient;
@@ -76,7 +79,7 @@ struct Si : Loop {
       }
       (0.1 * penalty).backward();
     }
-    sgd.step();
+    optimizer->step();
     for (std::size_t i = 0; i < all.size(); ++i) {
       path[i].sub_(gradient[i] * (all[i].detach() - before[i]));
     }
@@ -97,7 +100,8 @@ struct Lwf : Loop {
   using Loop::Loop;
   void begin() override {
     if (experience == 0) return;
-    if (!teacher) teacher = mlp();
+    if (!teacher) teacher = another();
+    teacher->eval();
     torch::NoGradGuard no_grad;
     auto const target = teacher->parameters();
     for (std::size_t i = 0; i < target.size(); ++i) target[i].copy_(parameters()[i]);

@@ -98,11 +98,11 @@ struct AGem : Loop {
           {at::cross_entropy_loss(z, memory.labels.index_select(0, rows))}, parameters());
     }
     auto const loss = at::cross_entropy_loss(net->forward(inputs(bytes)), y);
-    sgd.zero_grad();
+    optimizer->zero_grad();
     loss.backward();
     (void)loss.item<float>();
     if (!reference.empty()) project(reference);
-    sgd.step();
+    optimizer->step();
     memory.insert(bytes, y);
   }
   void project(std::vector<Tensor> const& reference) {
