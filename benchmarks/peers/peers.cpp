@@ -200,23 +200,34 @@ void run(Arguments const& arguments) {
 int main(int count, char** given) {
   CLI::App app{"The same continual learning by hand and with pawl, in turns in one process"};
   Arguments arguments;
+  CLI::Validator const at_least_one(
+      [](std::string const& given) {
+        std::int64_t number = 0;
+        auto const fits = CLI::detail::lexical_cast(given, number) && number >= 1;
+        return fits ? std::string() : "'" + given + "' is no whole number of 1 or more";
+      },
+      "COUNT");
   app.add_option("--data", arguments.data, "folder of MNIST and CIFAR-10; default: PAWL_DATA");
-  app.add_option("--work", arguments.works, "a row of the table; default: all");
-  app.add_option("--rounds", arguments.rounds, "times that all is learned")
-      ->check(CLI::PositiveNumber);
+  auto* const work = app.add_option("--work", arguments.works, "a row of the table; default: all");
+  app.add_option("--rounds", arguments.rounds, "times that all is learned")->check(at_least_one);
   app.add_option("--rows", arguments.limits.rows, "digits per experience; default: all")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least_one);
   app.add_option("--images", arguments.limits.images, "CIFAR-10 images per experience")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--threads", arguments.threads, "of LibTorch")->check(CLI::PositiveNumber);
-  app.add_flag("--json", arguments.json, "a line of JSON per round and side instead of the table");
-  app.add_option("--drawn", arguments.drawn, "so many works drawn at random, instead of the table")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--seed", arguments.seed, "of the first one drawn");
+      ->check(at_least_one);
+  app.add_option("--threads", arguments.threads, "of LibTorch")->check(at_least_one);
+  auto* const json = app.add_flag("--json", arguments.json,
+                                  "a line of JSON per round and side instead of the table");
+  auto* const asked =
+      app.add_flag("--asked", arguments.asked,
+                   "works are named on standard input, one a line; an empty line ends each answer");
+  auto* const drawn =
+      app.add_option("--drawn", arguments.drawn, "so many works drawn at random, in their place")
+          ->check(at_least_one);
+  for (auto* const other : {work, json, asked}) drawn->excludes(other);
+  app.add_option("--seed", arguments.seed, "of the first one drawn")->needs(drawn);
   app.add_option("--steps", arguments.steps, "in each of five experiences of one drawn")
-      ->check(CLI::PositiveNumber);
-  app.add_flag("--asked", arguments.asked,
-               "works are named on standard input, one a line; an empty line ends each answer");
+      ->check(at_least_one)
+      ->needs(drawn);
   CLI11_PARSE(app, count, given);
   try {
     pawl::keep_freed_memory();  // on both sides: else every step by hand pays for fresh pages
