@@ -55,7 +55,7 @@ constexpr std::int64_t few_outputs = 16;
 constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
 inline std::int64_t many_rows_of_inputs() { return kernels() == Kernels::avx512 ? 1 : 65; }
 
-/// Gradients of inputs, from few outputs, that are not faster by LibTorch on any processor.
+/// Numbers in a gradient of inputs up to which, from few outputs, LibTorch is hardly faster.
 constexpr std::int64_t small_gradient = 8192;
 
 /// Rows from which on zeros are looked for, one by one.

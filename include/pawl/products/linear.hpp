@@ -15,8 +15,8 @@ namespace products {
 // more, are 1.4 times as fast at 10 rows, 1.2 at 20 and as fast at 64; those of avx512.hpp form
 // outputs in three quarters of the time and add gradients to weights in half to two thirds, and
 // leave gradients of inputs to LibTorch but where there are few numbers. Outputs of a layer that
-// has few are formed one and a half to three times as fast by both. They sum in a fixed order, so
-// that a row's outputs do not depend on the other rows of its batch.
+// has few are formed one to three and a half times as fast. They sum in a fixed order, so that a
+// row's outputs do not depend on the other rows of its batch.
 //
 // From 32 rows on, products of which enough is zero are those of sparse.hpp: at 128 rows 2.4 to 2.7
 // times as fast where a fifth is not zero, 1.3 to 1.6 where half is not. Whether it is enough is
