@@ -188,8 +188,7 @@ std::vector<Method> methods() {
        }},
       {"lwf", loop<Lwf>, [](auto) { return only(pawl::Lwf{}); }},
       {"si", loop<Si>, [](auto) { return only(pawl::Si{}); }},
-      {"a_gem",
-       [](auto const& network, auto const& rule) { return std::make_shared<AGem>(network, rule); },
+      {"a_gem", loop<AGem>,
        [](auto) { return only(pawl::AGem{.memory = pawl::Reservoir{}, .batch = 128}); }},
       {"derpp", loop<DerPlusPlus>, [](auto) { return only(pawl::DerPlusPlus{}); }},
   };
