@@ -1,10 +1,13 @@
-// The exact empirical Fisher information of a network: in batches on the unmodified module against
+// The empirical Fisher information of a network: in batches on the unmodified module against
 // autograd one sample at a time (`fisher_by_loop`), and against a plain forward and backward pass
 // in batches over the same rows (`fisher_by_plain_pass`, which computes less: there `ratio` tells
 // which share of its speed is kept). Per sample, on many rows; every call also compares three
 // samples with the loop. The MLP 784-400-400-10 sees images that are filled with random numbers
 // (`bright`), or a fifth of each, as of written digits (`on_black`). Floor: its matrix products; of
-// LeNet, forward passes alone, without a graph.
+// other networks, forward passes alone, without a graph.
+//
+// `importance_of_kind`: of the same MLP on images on black, the other labels of the Fisher, and the
+// sensitivity of MAS, against one sample at a time as pawl does it where it has to.
 //
 //   pawl-micro --benchmark_filter=fisher
 
@@ -13,11 +16,16 @@
 #include <vector>
 
 #include "pawl/importance/fisher.hpp"
+#include "pawl/importance/sensitivity.hpp"
 #include "sides.hpp"
 #include "subjects.hpp"
 
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/normalization.h>
+
 namespace {
 
+namespace nn = torch::nn;
 using torch::Tensor;
 
 constexpr std::int64_t chunk = 256;
@@ -28,6 +36,7 @@ struct Subject {
   pawl::Rows all = data.read(torch::arange(data.size()));
   Tensor inputs = data.normalise(all.stored, torch::kFloat32);
   pawl::Arena arena{*model.module};
+  bool is_perceptron = false;
   Tensor result{};
 
   void fisher() {
@@ -47,16 +56,46 @@ struct Subject {
 };
 
 Subject perceptron(std::int64_t rows, double filled) {
-  return {micro::perceptron(), micro::random_images(rows, filled).train};
+  Subject subject{micro::perceptron(), micro::random_images(rows, filled).train};
+  subject.is_perceptron = true;
+  return subject;
 }
 Subject lenet(std::int64_t rows) {
   torch::manual_seed(1);
   return {std::make_shared<micro::LeNet>(), micro::random_images(rows, 1, {1, 28, 28}).train};
 }
 
+/// The MLP with a norm of its features before each activation.
+Subject with_layer_norm(std::int64_t rows) {
+  torch::manual_seed(1);
+  auto const norm = [] { return nn::LayerNorm(nn::LayerNormOptions({400})); };
+  nn::Sequential net(nn::Linear(784, 400), norm(), nn::ReLU(), nn::Linear(400, 400), norm(),
+                     nn::ReLU(), nn::Linear(400, 10));
+  return {net, micro::random_images(rows, micro::on_black).train};
+}
+/// Two convolutions with norms of groups of channels.
+Subject with_group_norm(std::int64_t rows) {
+  torch::manual_seed(1);
+  auto const convolution = [](std::int64_t from, std::int64_t to) {
+    return nn::Conv2d(nn::Conv2dOptions(from, to, 3).stride(2).padding(1));
+  };
+  auto const norm = [](std::int64_t channels) { return nn::GroupNorm(4, channels); };
+  nn::Sequential net(convolution(1, 16), norm(16), nn::ReLU(), convolution(16, 32), norm(32),
+                     nn::ReLU(), nn::Flatten(), nn::Linear(1568, 10));
+  return {net, micro::random_images(rows, 1, {1, 28, 28}).train};
+}
+Subject slim_resnet18(std::int64_t rows) {
+  auto const pixels = torch::randint(256, {rows, 3, 32, 32}, torch::kUInt8);
+  auto experience = pawl::make_experience(pixels, torch::arange(rows) % 10);
+  experience.train.normalise.scale = 1 / 255.;
+  auto net = micro::slim_resnet18();
+  net->eval();  // by hand, too, its norms are to use their statistics
+  return {net, experience.train};
+}
+
 void compare(benchmark::State& state, Subject& subject, std::function<void()> const& other) {
   auto const rows = static_cast<double>(subject.data.size());
-  if (subject.inputs.dim() > 2) {
+  if (!subject.is_perceptron) {
     return micro::compare(
         state, {.operations = rows}, [&] { subject.fisher(); }, other, [&] { subject.forward(); });
   }
@@ -96,7 +135,10 @@ void fisher_by_loop(benchmark::State& state, Subject subject) {
 BENCHMARK_CAPTURE(fisher_by_loop, bright, perceptron(2048, 1))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_loop, on_black, perceptron(2048, micro::on_black))
     ->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_loop, layer_norm, with_layer_norm(1024))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_loop, lenet, lenet(1024))->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_loop, group_norm, with_group_norm(512))->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_loop, slim_resnet18, slim_resnet18(32))->Apply(micro::turns<5>);
 
 void fisher_by_plain_pass(benchmark::State& state, Subject subject) {
   compare(state, subject, [&] {
@@ -108,6 +150,49 @@ void fisher_by_plain_pass(benchmark::State& state, Subject subject) {
 BENCHMARK_CAPTURE(fisher_by_plain_pass, bright, perceptron(4096, 1))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_plain_pass, on_black, perceptron(4096, micro::on_black))
     ->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_plain_pass, layer_norm, with_layer_norm(4096))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_plain_pass, lenet, lenet(4096))->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_plain_pass, group_norm, with_group_norm(2048))->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_plain_pass, slim_resnet18, slim_resnet18(256))->Apply(micro::turns<5>);
+
+using Importance = std::function<Tensor(pawl::Probe const&, pawl::Dataset const&)>;
+
+Importance fisher_with(pawl::FisherLabels labels) {
+  return [labels](pawl::Probe const& probe, pawl::Dataset const& data) {
+    return pawl::fisher(probe, data, {.labels = labels});
+  };
+}
+Importance sensitivity() {
+  return [](pawl::Probe const& probe, pawl::Dataset const& data) {
+    return pawl::sensitivity(probe, data, {});
+  };
+}
+
+void importance_of_kind(benchmark::State& state, Importance const& importance) {
+  auto const subject = perceptron(2048, micro::on_black);
+  auto const few = subject.data.select(torch::arange(256));
+  auto const of = [&](bool batched, pawl::Dataset const& data) {
+    return importance({.model = subject.model, .arena = subject.arena, .allow_batched = batched},
+                      data);
+  };
+  micro::Products products(chunk);
+  micro::compare(
+      state, {.operations = 2048},
+      [&] { benchmark::DoNotOptimize(of(true, subject.data).data_ptr()); },
+      [&] {
+        for (int i = 0; i < 8; ++i) benchmark::DoNotOptimize(of(false, few).data_ptr());
+      },
+      [&] {
+        for (int i = 0; i < 8; ++i) products.forward(), products.backward();
+      });
+  micro::expect_same(state, {of(true, few)}, {of(false, few)}, 1e-3);
+}
+BENCHMARK_CAPTURE(importance_of_kind, exact, fisher_with(pawl::FisherLabels::exact))
+    ->Apply(micro::turns<5>);
+BENCHMARK_CAPTURE(importance_of_kind, sampled, fisher_with(pawl::FisherLabels::sampled))
+    ->Apply(micro::turns<5>);
+BENCHMARK_CAPTURE(importance_of_kind, predicted, fisher_with(pawl::FisherLabels::predicted))
+    ->Apply(micro::turns<5>);
+BENCHMARK_CAPTURE(importance_of_kind, sensitivity, sensitivity())->Apply(micro::turns<5>);
 
 }  // namespace

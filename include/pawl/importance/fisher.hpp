@@ -126,9 +126,9 @@ inline Tensor fisher(Probe const& probe, Dataset const& data, FisherOptions cons
 /// (Kirkpatrick et al., PNAS 2017), averaged over samples, in eval mode, at the present weights,
 /// over the outputs active in the loss:
 ///   F_i = 1/N sum_n E_y [ (d log p(y|x_n) / d th_i)^2 ]
-/// Returns [P]. Networks of `Linear` (one row per sample), `Conv2d` and `BatchNorm` layers take
-/// about one backward pass per label in question and batch; all others go sample by sample. `path`
-/// tells which. Throws when there are no samples.
+/// Returns [P]. Networks of `Linear` (one row per sample), `Conv1d` and `Conv2d`, `BatchNorm`,
+/// `LayerNorm` and `GroupNorm` take about one backward pass per label in question and batch; all
+/// others go sample by sample. `path` tells which. Throws when there are no samples.
 inline Tensor fisher(Context& context, Dataset const& data, FisherOptions const& options,
                      PerSamplePath* path = nullptr) {
   auto probe = probe_of(context, data);

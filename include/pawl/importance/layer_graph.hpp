@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "../core/model.hpp"
 #include "../engine/arena.hpp"
 #include "produced_tensors.hpp"
+#include "row_by_row.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -20,17 +20,18 @@ inline namespace v0 {
 struct LayerUse {
   enum class Kind {
     linear,       ///< z = a W^T + b, one row per sample
-    convolution,  ///< in two dimensions
-    batch_norm    ///< scale and shift per channel, with fixed statistics
+    convolution,  ///< in one or two dimensions
+    norm          ///< scale and shift of what was normalised
   };
   Kind kind = Kind::linear;
   torch::autograd::Edge output{};  ///< where the gradient of its result arrives
-  Tensor input{};  ///< [n, in], [n, C, H, W]; of batch_norm: normalised; undefined where W is fixed
+  Tensor input{};  ///< [n, in], [n, C, H, W]; of a norm: normalised; undefined where W is fixed
   std::int64_t weight = -1;  ///< index of W among the parameters
   std::int64_t bias = -1;    ///< index of b
   bool transposed = true;    ///< linear: W is stored [out, in]; false: [in, out]
   std::array<std::int64_t, 2> kernel{}, stride{}, padding{}, dilation{};  ///< of a convolution
   std::int64_t groups = 1;
+  std::int64_t scaled = 0;  ///< last dimensions that a LayerNorm scales; 0: a norm scales channels
 };
 
 /// What a graph proves about the use of parameters.
@@ -73,10 +74,6 @@ class LayerGraphReader {
   using Edge = torch::autograd::Edge;
   using Node = torch::autograd::Node;
 
-  static auto shape_of(Edge const& edge) {
-    return edge.function->input_metadata(edge.input_nr).shape_as_dim_vector();
-  }
-
   void follow(Edge const& edge) {
     if (!leads_to_parameter(edge)) return;
     auto& mark = marks_[edge.function.get()];
@@ -106,8 +103,11 @@ class LayerGraphReader {
     if (name == "AddmmBackward0") return product(edge, 1, 2, 0);
     if (name == "MmBackward0") return product(edge, 0, 1, -1);
     if (name == "ConvolutionBackward0") return convolution(edge);
-    if (name == "NativeBatchNormBackward0") return batch_norm(edge);
-    if (!row_by_row(*node)) return stop(name + " is not known to act row by row");
+    if (name == "NativeBatchNormBackward0" || name == "NativeGroupNormBackward0" ||
+        name == "NativeLayerNormBackward0") {
+      return norm(edge);
+    }
+    if (!acts_row_by_row(*node)) return stop(name + " is not known to act row by row");
     for (auto const& next : node->next_edges()) follow(next);
   }
 
@@ -130,38 +130,55 @@ class LayerGraphReader {
     LayerUse use{.kind = LayerUse::Kind::convolution, .output = output};
     if (!claim(use, node.next_edge(0), node.next_edge(1), node.next_edge(2))) return;
     if (use.weight >= 0) {
-      auto const* layer = owner<nn::Conv2dImpl>(use.weight);
-      if (layer == nullptr) return stop("a convolution is not one of a Conv2d");
-      auto const& o = layer->options;
-      use.kernel = *o.kernel_size();
-      use.stride = *o.stride();
-      use.dilation = *o.dilation();
-      use.groups = o.groups();
-      // In other modes a node of its own has padded the input.
-      auto const* padding = std::get_if<torch::ExpandingArray<2>>(&o.padding());
-      if (padding == nullptr) return stop("a convolution names its padding");
-      auto const zeros = std::holds_alternative<torch::enumtype::kZeros>(o.padding_mode());
-      if (zeros) use.padding = **padding;
+      auto const* images = owner<nn::Conv2dImpl>(use.weight);
+      auto const* signals = owner<nn::Conv1dImpl>(use.weight);
+      if (images != nullptr) take_options(use, images->options);
+      if (signals != nullptr) take_options(use, signals->options);
+      if (images == nullptr && signals == nullptr) {
+        stop("a convolution is not one of a Conv1d or Conv2d");
+      }
     }
     add(std::move(use));
     follow(node.next_edge(0));
   }
 
-  void batch_norm(Edge const& output) {
+  /// In one dimension, those of images of one row.
+  template <std::size_t dimensions>
+  void take_options(LayerUse& use, nn::detail::ConvNdOptions<dimensions> const& o) {
+    auto const put = [](auto& place, torch::ExpandingArray<dimensions> const& numbers) {
+      std::copy(numbers->begin(), numbers->end(), place.end() - dimensions);
+    };
+    use.kernel = use.stride = use.dilation = {1, 1};
+    put(use.kernel, o.kernel_size());
+    put(use.stride, o.stride());
+    put(use.dilation, o.dilation());
+    use.groups = o.groups();
+    // In other modes a node of its own has padded the input.
+    auto const* padding = std::get_if<torch::ExpandingArray<dimensions>>(&o.padding());
+    if (padding == nullptr) return stop("a convolution names its padding");
+    if (std::holds_alternative<torch::enumtype::kZeros>(o.padding_mode())) {
+      put(use.padding, *padding);
+    }
+  }
+
+  void norm(Edge const& output) {
     auto const& node = *output.function;
-    LayerUse use{.kind = LayerUse::Kind::batch_norm, .output = output};
+    LayerUse use{.kind = LayerUse::Kind::norm, .output = output};
     if (!claim(use, node.next_edge(0), node.next_edge(1), node.next_edge(2))) return;
-    if (use.weight >= 0) {
-      auto const normalised = normalise(use);
-      if (!normalised) return stop("BatchNorm has no statistics of its own");
+    if (use.weight >= 0 && !normalise(use)) {
+      return stop(node.name() + " is of no norm that is known, or has no statistics of its own");
+    }
+    // Only its parameters tell over what a LayerNorm goes.
+    if (use.weight < 0 && node.name() == "NativeLayerNormBackward0") {
+      return stop("a LayerNorm has no scale that learns");
     }
     add(std::move(use));
     follow(node.next_edge(0));
   }
 
-  /// Turns the input of BatchNorm into what it scales: (x - mean) / sqrt(variance + eps).
+  /// Turns the input of a norm into what it scales.
   bool normalise(LayerUse& use) const {
-    auto const by = [&use](auto const* layer) {
+    auto const by_statistics = [&use](auto const* layer) {
       if (layer == nullptr || !layer->running_mean.defined()) return false;
       std::vector<std::int64_t> shape(static_cast<std::size_t>(use.input.dim()), 1);
       shape[1] = -1;
@@ -169,7 +186,20 @@ class LayerGraphReader {
       use.input = (use.input - layer->running_mean.view(shape)) * scale.view(shape);
       return true;
     };
-    return by(owner<nn::BatchNorm2dImpl>(use.weight)) || by(owner<nn::BatchNorm1dImpl>(use.weight));
+    if (auto const* layer = owner<nn::LayerNormImpl>(use.weight)) {
+      auto const& o = layer->options;
+      use.scaled = static_cast<std::int64_t>(o.normalized_shape().size());
+      if (use.scaled >= use.input.dim()) return false;
+      use.input = at::layer_norm(use.input, o.normalized_shape(), {}, {}, o.eps());
+      return true;
+    }
+    if (auto const* layer = owner<nn::GroupNormImpl>(use.weight)) {
+      auto const& o = layer->options;
+      use.input = at::group_norm(use.input, o.num_groups(), {}, {}, o.eps());
+      return true;
+    }
+    return by_statistics(owner<nn::BatchNorm2dImpl>(use.weight)) ||
+           by_statistics(owner<nn::BatchNorm1dImpl>(use.weight));
   }
 
   /// The module of a type that holds a parameter as its weight.
@@ -194,12 +224,18 @@ class LayerGraphReader {
     if (bias.is_valid()) {
       use.bias = claim(bias);
       if (use.bias < 0) return false;
-      auto const& b = arena_.parameters()[static_cast<std::size_t>(use.bias)];
-      if (b.dim() != 1 || b.size(0) != shape_of(use.output)[1]) {
-        stop(name_of(use.bias) + " is broadcast");
-      }
+      if (!has_whole_bias(use)) stop(name_of(use.bias) + " is broadcast");
     }
     return graph_.obstacle.empty();
+  }
+
+  /// Whether the bias has a number for each channel, or is as large as the scale of a norm.
+  bool has_whole_bias(LayerUse const& use) const {
+    auto const& b = arena_.parameters()[static_cast<std::size_t>(use.bias)];
+    if (use.kind == LayerUse::Kind::norm && use.weight >= 0) {
+      return b.sizes() == arena_.parameters()[static_cast<std::size_t>(use.weight)].sizes();
+    }
+    return b.dim() == 1 && b.size(0) == shape_of(use.output)[1];
   }
 
   void add(LayerUse use) {
@@ -225,54 +261,6 @@ class LayerGraphReader {
   bool one_row_per_sample(Edge const& edge) const {
     auto const shape = shape_of(edge);
     return edge.input_nr == 0 && shape.size() >= 2 && shape[0] == rows_;
-  }
-
-  /// Whether row i of the outcome depends on row i of the operands alone, given that all have n
-  /// rows.
-  static bool row_by_row(Node const& node) {
-    static constexpr std::string_view any_shape[] = {"AdaptiveAvgPool2DBackward0",
-                                                     "AddBackward1",
-                                                     "AliasBackward0",
-                                                     "AvgPool2DBackward0",
-                                                     "CloneBackward0",
-                                                     "ConstantPadNdBackward0",
-                                                     "DivBackward1",
-                                                     "EluBackward0",
-                                                     "GeluBackward0",
-                                                     "HardswishBackward0",
-                                                     "HardtanhBackward0",
-                                                     "LeakyReluBackward0",
-                                                     "LogSigmoidBackward0",
-                                                     "MaxPool2DWithIndicesBackward0",
-                                                     "MeanBackward1",
-                                                     "MishBackward0",
-                                                     "MulBackward1",
-                                                     "NegBackward0",
-                                                     "PowBackward0",
-                                                     "ReluBackward0",
-                                                     "ReshapeAliasBackward0",
-                                                     "SigmoidBackward0",
-                                                     "SiluBackward0",
-                                                     "SliceBackward0",
-                                                     "SoftplusBackward0",
-                                                     "SqueezeBackward1",
-                                                     "SubBackward1",
-                                                     "TanhBackward0",
-                                                     "UnsafeViewBackward0",
-                                                     "ViewBackward0"};
-    // Broadcasting could pair rows with columns; between operands of one rank it cannot.
-    static constexpr std::string_view of_one_rank[] = {
-        "AddBackward0", "DivBackward0", "MaskedFillBackward0", "MulBackward0", "SubBackward0"};
-    auto const among = [name = node.name()](c10::ArrayRef<std::string_view> names) {
-      return std::find(names.begin(), names.end(), name) != names.end();
-    };
-    if (among(any_shape)) return true;
-    if (!among(of_one_rank)) return false;
-    auto const rank = node.input_metadata(0).shape_as_dim_vector().size();
-    auto const& operands = node.next_edges();
-    return std::all_of(operands.begin(), operands.end(), [rank](Edge const& operand) {
-      return !operand.is_valid() || shape_of(operand).size() == rank;
-    });
   }
 
   std::string name_of(std::int64_t i) const {

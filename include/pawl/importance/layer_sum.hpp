@@ -7,6 +7,7 @@
 #include "../core/data.hpp"
 #include "../products/linear.hpp"
 #include "layer_graph.hpp"
+#include "patches.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -62,11 +63,12 @@ class LayerSum {
   /// Takes the gradients [n, out] or [n, C, H, W] of one scalar per sample.
   void take(Tensor const& g) {
     if (use_.kind == LayerUse::Kind::linear) return what_.add(spread_, g);
-    auto const rows = use_.input.defined() ? use_.input : g;
-    if (use_.kind == LayerUse::Kind::convolution) {
-      if (use_.weight >= 0) take_patches(g);
-    } else if (use_.weight >= 0) {
-      what_.add_samples(weight_, within(rows * g));
+    if (use_.weight >= 0) {
+      if (use_.kind == LayerUse::Kind::convolution) {
+        take_patches(as_images(use_.input), as_images(g));
+      } else {
+        what_.add_samples(weight_, within(use_.input * g));
+      }
     }
     if (use_.bias >= 0) what_.add_samples(bias_, within(g));
   }
@@ -104,26 +106,33 @@ class LayerSum {
 
   /// d l_n / dW = g_n U_n^T, with U_n the patches under the kernel. Some samples at a time: on the
   /// host a few, so that gradients and patches stay in the caches.
-  void take_patches(Tensor const& g) {
+  void take_patches(Tensor const& x, Tensor const& g) {
     auto const n = g.size(0), groups = use_.groups, positions = g.size(2) * g.size(3);
-    auto const patch = use_.input.size(1) * use_.kernel[0] * use_.kernel[1];
+    auto const patch = x.size(1) * use_.kernel[0] * use_.kernel[1];
     auto const each = g.size(1) * patch / groups + patch * positions;  // numbers per sample
     auto const room = std::int64_t{1} << (g.is_cpu() ? 19 : 26);
     auto const some = std::max<std::int64_t>(1, room / each);
+    Patches const patches(use_, x);
     for (std::int64_t begin = 0; begin < n; begin += some) {
       auto const count = std::min(some, n - begin);
-      auto const patches = at::im2col(use_.input.narrow(0, begin, count), use_.kernel,
-                                      use_.dilation, use_.padding, use_.stride)
-                               .view({count * groups, patch / groups, positions});
+      auto const under_kernel =
+          patches.of(begin, count).view({count * groups, patch / groups, positions});
       auto const gradients = g.narrow(0, begin, count)
                                  .reshape({count * groups, g.size(1) / groups, positions})
-                                 .bmm(patches.transpose(1, 2));
+                                 .bmm(under_kernel.transpose(1, 2));
       what_.add_samples(weight_, gradients.view({count, -1}));
     }
   }
 
-  /// Sums [n, C] over the positions within each sample.
-  static Tensor within(Tensor const& t) { return t.dim() > 2 ? t.flatten(2).sum(2) : t; }
+  /// Signals [n, C, L] are images of one row.
+  static Tensor as_images(Tensor const& t) { return t.dim() == 3 ? t.unsqueeze(2) : t; }
+
+  /// Sums over the positions within each sample: what is left is as large as the parameter.
+  Tensor within(Tensor const& t) const {
+    if (use_.scaled == 0) return t.dim() > 2 ? t.flatten(2).sum(2) : t;
+    auto const end = t.dim() - use_.scaled;
+    return end > 1 ? t.flatten(1, end - 1).sum(1) : t;
+  }
 
   LayerUse const& use_;
   PerSampleSum const& what_;
