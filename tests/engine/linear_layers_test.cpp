@@ -15,6 +15,7 @@
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/normalization.h>
 #include <pawl/core/any_learner.hpp>
 #include <pawl/models/mlp.hpp>
 #include <pawl/optimizers/adam.hpp>
@@ -71,6 +72,27 @@ struct Tokens : nn::Module {
   Tensor forward(Tensor x) {
     x = first(x.unsqueeze(2)).tanh().mean(1);
     return last(x.mm(loose).tanh() + x.matmul(loose.transpose(0, 1)));
+  }
+};
+
+/// A transformer's block: tokens, one of which is a parameter, attend to each other. (A bias of
+/// keys would have no gradient but rounding, which Adam turns into steps.)
+struct Attends : Net {
+  nn::Linear embed{register_module("embed", nn::Linear(1, width))};
+  nn::LayerNorm norm{register_module("norm", nn::LayerNorm(nn::LayerNormOptions({width})))};
+  nn::Linear all{
+      register_module("all", nn::Linear(nn::LinearOptions(width, 3 * width).bias(false)))};
+  Tensor token = register_parameter("token", torch::randn({1, 1, width}) / 10);
+  Tensor place = register_parameter("place", torch::randn({1, 6, width}) / 10);
+  Attends() { unregister_module("first"); }
+  Tensor forward(Tensor x) {
+    x = embed(x.flatten(1).unsqueeze(2));
+    x = torch::cat({token.expand({x.size(0), 1, width}), x}, 1) + place;
+    auto const h = all(norm(x)).view({x.size(0), 6, 3, 4, width / 4}).permute({2, 0, 3, 1, 4});
+    auto const seen = at::scaled_dot_product_attention(h[0], h[1], h[2]);
+    x = x + seen.transpose(1, 2).reshape(x.sizes());
+    x = x + at::gelu(second(x));
+    return last(x.select(1, 0));
   }
 };
 
@@ -256,14 +278,15 @@ std::string node_of(Tensor const& y) { return y.grad_fn()->name(); }
 }  // namespace
 
 TEST_CASE_TEMPLATE("the linear layers of any module give the weights of autograd", N, Plain,
-                   Residual, Twice, Scaled, Tokens, Frozen, Detours, Drops, Prototypes, Changes,
-                   Stops, Nested, Tied) {
+                   Residual, Twice, Scaled, Tokens, Attends, Frozen, Detours, Drops, Prototypes,
+                   Changes, Stops, Nested, Tied) {
   check_same<N>(Sgd{.lr = 0.1});
   check_same<N>(Sgd{.lr = 0.05, .momentum = 0.9, .weight_decay = 0.01});
   check_same<N>(Adam{.lr = 0.002});
 }
 
-TEST_CASE_TEMPLATE("strategies see the same steps, too", N, Plain, Twice, Scaled, Detours) {
+TEST_CASE_TEMPLATE("strategies see the same steps, too", N, Plain, Twice, Scaled, Attends,
+                   Detours) {
   check_same<N>(Sgd{.lr = 0.1}, Decays{});
   check_same<N>(Sgd{.lr = 0.1}, Ewc{.strength = 1});
   check_same<N>(Sgd{.lr = 0.1}, AGem{.batch = 20});

@@ -3,13 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <optional>
 #include <utility>
 #include <vector>
 
 #include "../products/linear.hpp"
 #include "flat_parameters.hpp"
-#include "quadratic_pull.hpp"
+#include "waiting_gradients.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -101,8 +100,7 @@ class Arena : public FlatParameters {
     active_[i] = true;
     auto const first = !waits(i) && !parameters()[i].grad().defined();
     if (later && first && may_wait(taken, parameters()[i])) {
-      waiting_.resize(parameters().size());
-      waiting_[i] = {std::move(taken)};
+      waiting_.keep(i, std::move(taken), parameters().size());
     } else {
       form_waiting(i);
       form(i, taken);
@@ -122,34 +120,31 @@ class Arena : public FlatParameters {
   }
 
   /// Whether the gradient of parameter i is not formed yet.
-  bool waits(std::size_t i) const { return !waiting_.empty() && waiting_[i].gradient.defined(); }
+  bool waits(std::size_t i) const { return waiting_.has(i); }
 
   /// Subtracts `rate` times a pull from parameter i, whose gradient waits, when that gradient is
   /// added to it.
   void pull_first(std::size_t i, QuadraticPull const& pull, double rate) {
-    waiting_[i].pull = pull, waiting_[i].rate = rate;
+    waiting_.pull_first(i, pull, rate);
   }
 
   /// Adds factor times the gradient of parameter i to it, which need not be formed for that, and
   /// subtracts a pull that waits.
   void add_gradient_to(std::size_t i, double factor) {
     auto const& w = parameters()[i];
-    if (!waits(i)) {
-      w.add_(w.grad(), factor);
-    } else if (auto const pull = std::exchange(waiting_[i].pull, {})) {
-      auto const down = pull->down(w, waiting_[i].rate);
-      waiting_[i].gradient.add_to(w, factor, &down);
+    if (waits(i)) {
+      waiting_.add_to(i, w, factor);
     } else {
-      waiting_[i].gradient.add_to(w, factor);
+      w.add_(w.grad(), factor);
     }
   }
 
   /// Whether gradients are waiting to be formed.
-  bool has_unformed() const { return !waiting_.empty(); }
+  bool has_unformed() const { return waiting_.any(); }
 
   /// Forms the gradients that are waiting, also after the step: until the next forward pass.
   void form_gradients() {
-    if (waiting_.empty()) return;
+    if (!waiting_.any()) return;
     torch::NoGradGuard no_grad;
     for (std::size_t i = 0; i < parameters().size(); ++i) form_waiting(i);
     waiting_.clear();
@@ -170,17 +165,10 @@ class Arena : public FlatParameters {
   /// What of a gradient lies in its place in the flat tensor.
   enum class Packed { nothing, small_parts, all };
 
-  /// What waits for a parameter; nothing, if the gradient is undefined.
-  struct Waiting {
-    LayerGradient gradient{};             ///< that is not formed yet
-    std::optional<QuadraticPull> pull{};  ///< on the whole slice, before the gradient is added
-    double rate = 0;
-  };
-
   /// The gradients of a step where they lie.
   struct Gradients {
     std::vector<Tensor> of_each{};
-    std::vector<Waiting> waiting{};  ///< none, or one for each parameter
+    WaitingGradients waiting{};
     std::vector<bool> active{};
     Packed packed = Packed::nothing;
   };
@@ -281,9 +269,7 @@ class Arena : public FlatParameters {
 
   void form_waiting(std::size_t i) {
     if (!waits(i)) return;
-    auto const taken = std::exchange(waiting_[i], {});
-    if (taken.pull) taken.pull->subtract_from(slice(weights(), i), taken.rate);
-    form(i, taken.gradient);
+    form(i, waiting_.take(i, slice(weights(), i)));
   }
 
   /// Adds to the gradient of parameter i, and puts it into its place.
@@ -311,7 +297,7 @@ class Arena : public FlatParameters {
   }
 
   Tensor gradient_;
-  std::vector<Waiting> waiting_;
+  WaitingGradients waiting_;
   std::vector<bool> active_;
   Packed packed_ = Packed::nothing;
   bool by_operations_ = true;

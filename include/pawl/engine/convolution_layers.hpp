@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "../products/kernels.hpp"
+#include "behind_convolutions.hpp"
 #include "met_operations.hpp"
 
 namespace pawl {
@@ -89,86 +89,6 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
     return y.as_strided(x.sizes(), {x.size(1) * h * w, h * w, w, 1});
   }
 
-  /// Another shape, with numbers in their usual order.
-  struct View : torch::autograd::Function<View> {
-    using Context = torch::autograd::AutogradContext;
-    using Tensors = torch::autograd::variable_list;
-
-    static Tensor forward(Context* context, Tensor const& x, std::vector<std::int64_t> sizes) {
-      context->saved_data["shape"] = x.sizes().vec();
-      context->saved_data["images"] = are_images(x);
-      work().copied += static_cast<double>(x.numel());
-      auto y = at::empty(sizes, x.options().requires_grad(false));
-      if (!turn(x, false, y)) y.view(x.sizes()).copy_(x);
-      return y;
-    }
-    static Tensors backward(Context* context, Tensors const& gradients) {
-      auto const& d = gradients[0];
-      if (!d.defined()) return {Tensor(), Tensor()};
-      auto const shape = context->saved_data["shape"].toIntVector();
-      auto const there = d.reshape(shape);
-      auto const images = context->saved_data["images"].toBool();
-      return {images ? with_channels_last(there) : there, Tensor()};
-    }
-
-   private:
-    static Tensor with_channels_last(Tensor const& x) {
-      if (!c10::GradMode::is_enabled()) {  // else it may be differentiated once more
-        auto const y =
-            at::empty(x.sizes(), x.options().memory_format(at::MemoryFormat::ChannelsLast));
-        if (turn(x, true, y)) return y;
-      }
-      return x.contiguous(at::MemoryFormat::ChannelsLast);
-    }
-  };
-
-  /// Copies images [n, c, h, w], in the layout of this thread's convolutions or in the plain one,
-  /// to the other; returns false where LibTorch has to.
-  static bool turn(Tensor const& x, bool plain, Tensor const& y) {
-#ifdef PAWL_PRODUCTS
-    auto const suits = plain ? x.dim() == 4 && x.is_contiguous() : are_images(x);
-    if (!suits || !products::uses_own_products() || !MetOperations::is_plain(x)) return false;
-    auto const n = x.size(0), channels = x.size(1), pixels = x.size(2) * x.size(3);
-    auto const rows = plain ? channels : pixels, columns = plain ? pixels : channels;
-    auto const* from = x.const_data_ptr<float>();
-    auto* to = y.mutable_data_ptr<float>();
-    for (std::int64_t i = 0; i < n; ++i, from += rows * columns, to += rows * columns) {
-      products::put_transposed({from, rows, columns, columns}, {to, rows});
-    }
-    return true;
-#else
-    return static_cast<void>(x), static_cast<void>(plain), static_cast<void>(y), false;
-#endif
-  }
-
-  /// The mean over the pixels of images.
-  struct Mean : torch::autograd::Function<Mean> {
-    using Context = torch::autograd::AutogradContext;
-    using Tensors = torch::autograd::variable_list;
-
-    static Tensor forward(Context* context, Tensor const& x, bool keeps_dimensions) {
-      context->saved_data["shape"] = x.sizes().vec();
-      auto const rows = x.permute({0, 2, 3, 1}).flatten(1, 2);  // of pixels, in each image
-      if (!keeps_dimensions) return rows.mean(1);
-      auto const n = x.size(0), c = x.size(1);
-      auto const y = at::empty_strided({n, c, 1, 1}, {c, 1, c, c}, rows.options());  // still so
-      auto of_images = y.view({n, c});
-      at::mean_out(of_images, rows, 1);
-      return y;
-    }
-    static Tensors backward(Context* context, Tensors const& gradients) {
-      auto const& d = gradients[0];
-      if (!d.defined()) return {Tensor(), Tensor()};
-      auto const shape = context->saved_data["shape"].toIntVector();
-      auto const of_each = d.reshape({shape[0], shape[1], 1, 1}) / (shape[2] * shape[3]);
-      return {of_each.expand(shape).contiguous(at::MemoryFormat::ChannelsLast), Tensor()};
-    }
-  };
-
-  static bool are_images(Tensor const& x) {
-    return x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
-  }
-
   /// Whether x lies in another layout than the plain one, and its gradients are to do so, too. A
   /// tensor that nothing is differentiated by, beside others, may be there to be written to.
   static bool keeps_layout(Tensor const& x) {
@@ -183,7 +103,8 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
     if (!concrete) return {};
     auto const shape = at::infer_size_dv(*concrete, x.numel());
     if (at::detail::computeStride(x.sizes(), x.strides(), shape)) return {};
-    return View::apply(x, std::vector<std::int64_t>(shape.begin(), shape.end()));
+    work().copied += static_cast<double>(x.numel());
+    return PlainCopy::apply(x, std::vector<std::int64_t>(shape.begin(), shape.end()));
   }
 
   static Tensor view(Tensor const& x, c10::SymIntArrayRef sizes) {
@@ -208,7 +129,7 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
     MetOperations::Below const below;
     auto const suits = are_images(x) && x.numel() > 0 && are_pixels(dimensions) &&
                        type.value_or(x.scalar_type()) == x.scalar_type() && keeps_layout(x);
-    return suits ? Mean::apply(x, keeps_dimensions)
+    return suits ? MeanOfPixels::apply(x, keeps_dimensions)
                  : at::mean(x, dimensions, keeps_dimensions, type);
   }
 
@@ -216,7 +137,7 @@ class ConvolutionLayers : public MetLayers<ConvolutionLayers> {
     MetOperations::Below const below;
     auto const one = size.size() == 2 && size[0] == 1 && size[1] == 1;
     auto const suits = one && are_images(x) && x.numel() > 0 && keeps_layout(x);
-    return suits ? Mean::apply(x, true) : at::adaptive_avg_pool2d_symint(x, size);
+    return suits ? MeanOfPixels::apply(x, true) : at::adaptive_avg_pool2d_symint(x, size);
   }
 
   /// Whether these dimensions of images are all but their number and their channels.
