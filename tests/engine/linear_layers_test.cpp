@@ -455,15 +455,15 @@ TEST_CASE("what does not suit goes LibTorch's way") {
   CHECK(half.dtype() == torch::kBFloat16);
 }
 
-TEST_CASE("with several threads they are LibTorch's, also where convolutions are met") {
+TEST_CASE("with several threads they are met, too, also where convolutions are") {
   auto const x = torch::ones({4, 5}), w = torch::ones({3, 5}).requires_grad_(true);
   auto const by_libtorch = [&] {
     LinearLayers::Scope const linear(true);
     ConvolutionLayers::Scope const convolutions(true);
     return at::linear(x, w, torch::ones(3)).grad_fn()->name() == "AddmmBackward0";
   };
-  at::set_num_threads(2);
-  CHECK(by_libtorch());
-  at::set_num_threads(1);
-  CHECK(by_libtorch() != products::uses_own_products());
+  for (int const threads : {2, 1}) {
+    at::set_num_threads(threads);
+    CHECK(by_libtorch() != products::uses_own_products());
+  }
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <stdexcept>
 #include <vector>
 
 #include "../core/rehearses.hpp"
@@ -309,6 +310,74 @@ TEST_CASE("a row's outputs do not depend on the other rows of its batch") {
   }
 }
 
+TEST_CASE("several threads give the bits of one") {
+  if (!uses_own_products()) return;
+  auto const before = at::get_num_threads();
+  for (auto const& [rows, inputs, outputs] : std::vector<Layer>{{10, 784, 400},
+                                                                {20, 400, 200},
+                                                                {60, 401, 203},
+                                                                {128, 784, 400},
+                                                                {600, 300, 100},
+                                                                {300, 2600, 10}}) {
+    auto const x = normal({rows, inputs}, 0), d = normal({rows, outputs}, 1);
+    auto const w = normal({outputs, inputs}, 2), bias = normal({outputs}, 3);
+    auto const anchor = normal({outputs, inputs}, 4), importance = normal({outputs, inputs}, 5);
+    std::vector<Tensor> results;
+    auto const note_outputs = [&, n = rows, out = outputs](Tensor const& of) {
+      results.push_back(unwritten({n, out}));
+      linear(results.back(), of, w, bias);
+    };
+    auto const note_update = [&](LayerGradient const& gradient) {
+      if (!gradient.is_separable(w)) return;  // else it may be LibTorch's
+      results.push_back(w.clone());
+      AnchorPull const pull{results.back().const_data_ptr<float>(), anchor.const_data_ptr<float>(),
+                            importance.const_data_ptr<float>(), 0.5f, 0.1f};
+      gradient.add_to(results.back(), -0.5, &pull);
+    };
+    std::vector<std::vector<Tensor>> by_threads;
+    for (int const threads : {1, 2, 3}) {
+      at::set_num_threads(threads);
+      results.clear();
+      note_outputs(thin(x));
+      if (rows < many_rows || outputs <= few_outputs) note_outputs(x);
+      note_update({d, x}), note_update({d, thin(x)}), note_update({thin(d), x});
+      if (rows >= sparse_rows && outputs >= 32) {
+        results.push_back(unwritten({rows, inputs}));
+        input_gradient(results.back(), thin(d), w);
+      }
+      by_threads.push_back(results);
+    }
+    at::set_num_threads(before);
+    CAPTURE(rows);
+    CHECK(results.size() >= 2);
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      CAPTURE(i);
+      CHECK(by_threads[1][i].equal(by_threads[0][i]));
+      CHECK(by_threads[2][i].equal(by_threads[0][i]));
+    }
+  }
+}
+
+TEST_CASE("threads share all of a range, and what one throws comes through") {
+  auto const before = at::get_num_threads();
+  for (int const threads : {1, 2, 3}) {
+    at::set_num_threads(threads);
+    for (std::int64_t const n : {0, 1, 15, 16, 17, 403}) {
+      std::vector<int> seen(static_cast<std::size_t>(n), 0);
+      in_parallel(n, 16, 8, [&](std::int64_t begin, std::int64_t end) {
+        for (auto i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+      });
+      CHECK((seen == std::vector<int>(static_cast<std::size_t>(n), 1)));
+    }
+    CHECK_THROWS_WITH(in_parallel(64, 16, 8,
+                                  [](std::int64_t, std::int64_t end) {
+                                    if (end == 64) throw std::runtime_error("the last part");
+                                  }),
+                      "the last part");
+  }
+  at::set_num_threads(before);
+}
+
 TEST_CASE("products of nothing are empty, or zeros") {
   for (std::int64_t const out : {1, 10, 40}) {
     auto const w = normal({out, 30}, 0);
@@ -338,9 +407,6 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   CHECK_FALSE(small(x.t().contiguous().t(), w, y));
   CHECK(small(normal({64, 40}, 0), w, y) == uses_own_products());
   CHECK_FALSE(small(normal({65, 40}, 0), w, y));
-  at::set_num_threads(2);
-  CHECK_FALSE(small(x, w, y));
-  at::set_num_threads(1);
   auto const rows = normal({33, 40}, 4), few = normal({16, 40}, 5);
   auto of_few = unwritten({33, 16}), of_few_again = unwritten({33, 16});
   linear(of_few, rows, few, {});

@@ -27,9 +27,12 @@ inline bool copy_to_other_layout(Tensor const& x, bool plain, Tensor const& y) {
   auto const rows = plain ? channels : pixels, columns = plain ? pixels : channels;
   auto const* from = x.const_data_ptr<float>();
   auto* to = y.mutable_data_ptr<float>();
-  for (std::int64_t i = 0; i < n; ++i, from += rows * columns, to += rows * columns) {
-    products::put_transposed({from, rows, columns, columns}, {to, rows});
-  }
+  auto const size = rows * columns;
+  products::in_parallel(n, 1, n * size >> 16, [&](auto begin, auto end) {
+    for (auto i = begin; i < end; ++i) {
+      products::put_transposed({from + i * size, rows, columns, columns}, {to + i * size, rows});
+    }
+  });
   return true;
 #else
   return static_cast<void>(x), static_cast<void>(plain), static_cast<void>(y), false;

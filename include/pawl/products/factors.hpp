@@ -17,12 +17,21 @@ namespace products {
 struct Left {
   float const* a = nullptr;
   std::int64_t rows = 0, row_stride = 0, stride = 0;
+
+  Left part(std::int64_t begin, std::int64_t end) const {
+    return {a + begin * row_stride, end - begin, row_stride, stride};
+  }
 };
 
 /// Numbers [rows, columns], whose rows begin `stride` numbers apart.
 struct Rectangle {
   float const* a = nullptr;
   std::int64_t rows = 0, columns = 0, stride = 0;
+
+  /// Some of its rows.
+  Rectangle part(std::int64_t begin, std::int64_t end) const {
+    return {a + begin * stride, end - begin, columns, stride};
+  }
 };
 
 /// Rows of up to 64 numbers, and for each row a mask: a bit for each number that is not 0 or -0.
@@ -62,12 +71,22 @@ struct Destination {
   float factor = 1;
   AnchorPull const* pull = nullptr;
 
+  Destination from_row(std::int64_t row) const { return at(y + row * stride); }
+  Destination from_column(std::int64_t column) const { return at(y + column); }
+
   /// For the next piece of a longer sum.
   Destination rest() const { return {y, stride, true, add ? factor : 1, nullptr}; }
 
   /// Puts a number of the product to `at`.
   void put(float* at, float product) const {
     *at = add ? std::fma(factor, product, pull != nullptr ? pull->pulled(at) : *at) : product;
+  }
+
+ private:
+  Destination at(float* first) const {
+    auto there = *this;
+    there.y = first;
+    return there;
   }
 };
 

@@ -7,6 +7,7 @@
 #include "../torch.hpp"
 #include "avx2.hpp"
 #include "avx512.hpp"
+#include "in_parallel.hpp"
 #include "sparse.hpp"
 
 namespace pawl {
@@ -53,7 +54,9 @@ constexpr std::int64_t few_outputs = 16;
 /// Rows from which on LibTorch's products are faster: of outputs (but few), of gradients of inputs
 /// and of gradients of weights; of all of these where it may use bfloat16.
 constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
-inline std::int64_t many_rows_of_inputs() { return kernels() == Kernels::avx512 ? 1 : 65; }
+inline std::int64_t many_rows_of_inputs() {
+  return kernels() == Kernels::avx512 || at::get_num_threads() > 1 ? 1 : 65;
+}
 
 /// Numbers in a gradient of inputs up to which, from few outputs, LibTorch is hardly faster.
 constexpr std::int64_t small_gradient = 8192;
@@ -66,7 +69,7 @@ inline bool may_use_bfloat16() {
 }
 
 /// Whether this thread uses the kernels, where they suit.
-inline bool uses_own_products() { return kernels() != Kernels::none && at::get_num_threads() == 1; }
+inline bool uses_own_products() { return kernels() != Kernels::none; }
 /// Whether it leaves out zeros, where there are enough.
 inline bool leaves_out_zeros() { return uses_own_products() && !may_use_bfloat16(); }
 
@@ -88,23 +91,29 @@ inline bool is_small(Tensor const& rows, std::int64_t many, Tensor const& a, Ten
 }
 
 #ifdef PAWL_PRODUCTS
+/// How many threads such a product is worth.
+inline std::int64_t threads_for(std::int64_t rows, std::int64_t depth, std::int64_t columns) {
+  return rows * depth * columns >> 18;
+}
+
 inline void multiply(Left const& left, std::int64_t depth, float const* b, std::int64_t columns,
                      bool looks, Destination const& to) {
   auto const f = kernels() == Kernels::avx512 ? avx512::multiply : avx2::multiply;
-  f(left, depth, b, columns, looks, to);
+  in_parallel(left.rows, 16, threads_for(left.rows, depth, columns), [&](auto begin, auto end) {
+    f(left.part(begin, end), depth, b, columns, looks, to.from_row(begin));
+  });
 }
 
 /// x [rows, depth] times the transpose of w [outputs, depth], plus bias [outputs] or null. Longer
 /// sums are added up in pieces, so many rows at a time that their pieces stay in the second cache.
-inline void multiply_transposed(Rectangle const& x, Rectangle const& w, float const* bias,
-                                Destination const& to) {
+inline void multiply_transposed_alone(Rectangle const& x, Rectangle const& w, float const* bias,
+                                      Destination const& to) {
   constexpr std::int64_t piece = 1024, longest = 1536, rows_at_once = 256;
   auto const f =
       kernels() == Kernels::avx512 ? avx512::multiply_transposed : avx2::multiply_transposed;
   for (std::int64_t top = 0; top < x.rows; top += rows_at_once) {
-    auto here = to;
-    here.y += top * to.stride;
-    auto some = Rectangle{x.a + top * x.stride, std::min(rows_at_once, x.rows - top), 0, x.stride};
+    auto here = to.from_row(top);
+    auto some = x.part(top, std::min(x.rows, top + rows_at_once));
     auto of_w = w;
     for (auto rest = x.columns; rest > 0 || !here.add; rest -= some.columns) {
       some.columns = of_w.columns = rest > longest ? piece : rest;
@@ -112,6 +121,22 @@ inline void multiply_transposed(Rectangle const& x, Rectangle const& w, float co
       some.a += some.columns, of_w.a += some.columns;
       here.add = true;
     }
+  }
+}
+
+/// The same: threads share the outputs or, where these are few, the rows.
+inline void multiply_transposed(Rectangle const& x, Rectangle const& w, float const* bias,
+                                Destination const& to) {
+  auto const threads = threads_for(x.rows, x.columns, w.rows);
+  if (w.rows > few_outputs) {
+    in_parallel(w.rows, 16, threads, [&](auto begin, auto end) {
+      multiply_transposed_alone(x, w.part(begin, end), bias ? bias + begin : nullptr,
+                                to.from_column(begin));
+    });
+  } else {
+    in_parallel(x.rows, 20, threads, [&](auto begin, auto end) {
+      multiply_transposed_alone(x.part(begin, end), w, bias, to.from_row(begin));
+    });
   }
 }
 
@@ -127,6 +152,25 @@ inline SparseProduct& sparse_product() {
   thread_local SparseProduct product(kernels() == Kernels::avx512 ? sparse_kernels<avx512::Sparse>()
                                                                   : sparse_kernels<avx2::Sparse>());
   return product;
+}
+
+/// A product that leaves out the zeros of its left factor, see `SparseProduct::run`. Threads share
+/// the rows of one factor, and each of them packs all of the other: the smaller one.
+inline void multiply_sparse(Factor const& left, Factor const& right, float const* bias,
+                            Destination const& to, bool transposed = false) {
+  auto const threads = threads_for(left.rows, left.columns, right.columns) / 4;
+  if (right.columns < left.rows) {
+    in_parallel(left.rows, 16, threads, [&](auto begin, auto end) {
+      auto const here = transposed ? to.from_column(begin) : to.from_row(begin);
+      sparse_product().run(left.rows_part(begin, end), right, bias, here, transposed);
+    });
+  } else {
+    in_parallel(right.columns, 16, threads, [&](auto begin, auto end) {
+      auto const here = transposed ? to.from_row(begin) : to.from_column(begin);
+      sparse_product().run(left, right.columns_part(begin, end), bias ? bias + begin : nullptr,
+                           here, transposed);
+    });
+  }
 }
 
 inline Rectangle rectangle(Tensor const& m) {

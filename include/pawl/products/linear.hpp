@@ -31,7 +31,7 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
     Destination const to{y.mutable_data_ptr<float>(), y.size(1)};
     if (density(x, w.size(0)) < most_filled(x.size(0), 0)) {
       ShownProduct const shown(x, false, w, true);
-      sparse_product().run(factor(x), factor_transposed(w), b, to);
+      multiply_sparse(factor(x), factor_transposed(w), b, to);
       return;
     }
     if (w.size(0) <= few_outputs || is_small(x, many_rows, w, y)) {
@@ -55,7 +55,7 @@ inline void input_gradient(Tensor& y, Tensor const& d, Tensor const& w) {
     Destination const to{y.mutable_data_ptr<float>(), y.size(1)};
     if (density(d, w.size(1)) < most_filled(d.size(0), 4)) {
       ShownProduct const shown(d, false, w, false);
-      sparse_product().run(factor(d), factor(w), nullptr, to);
+      multiply_sparse(factor(d), factor(w), nullptr, to);
       return;
     }
     auto const is_little = d.size(1) <= few_outputs && y.numel() <= small_gradient;
@@ -137,7 +137,7 @@ struct LayerGradient {
     } else {
       auto const turned = left_out == Zeros::of_x;
       auto const &left = turned ? x : d, &right = turned ? d : x;
-      sparse_product().run(factor_transposed(left), products::factor(right), nullptr, to, turned);
+      multiply_sparse(factor_transposed(left), products::factor(right), nullptr, to, turned);
     }
     y.unsafeGetTensorImpl()->bump_version();  // graphs that need the old values notice
     return true;

@@ -25,6 +25,12 @@ struct Factor {
   float const* at(std::int64_t row, std::int64_t column) const {
     return a + row * row_stride + column * column_stride;
   }
+  Factor rows_part(std::int64_t begin, std::int64_t end) const {
+    return {at(begin, 0), end - begin, columns, row_stride, column_stride};
+  }
+  Factor columns_part(std::int64_t begin, std::int64_t end) const {
+    return {at(0, begin), rows, end - begin, row_stride, column_stride};
+  }
 };
 
 /// Vectors of a panel's row, at most: so many sums of a row fit into registers.
