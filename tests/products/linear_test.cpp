@@ -313,18 +313,19 @@ TEST_CASE("a row's outputs do not depend on the other rows of its batch") {
 TEST_CASE("several threads give the bits of one") {
   if (!uses_own_products()) return;
   auto const before = at::get_num_threads();
-  for (auto const& [rows, inputs, outputs] : std::vector<Layer>{{10, 784, 400},
-                                                                {20, 400, 200},
-                                                                {60, 401, 203},
-                                                                {128, 784, 400},
-                                                                {600, 300, 100},
-                                                                {300, 2600, 10}}) {
+  for (auto const& layer : std::vector<Layer>{{10, 784, 400},
+                                              {20, 400, 200},
+                                              {60, 401, 203},
+                                              {128, 784, 400},
+                                              {600, 300, 100},
+                                              {300, 2600, 10}}) {
+    auto const rows = layer.rows, inputs = layer.inputs, outputs = layer.outputs;
     auto const x = normal({rows, inputs}, 0), d = normal({rows, outputs}, 1);
     auto const w = normal({outputs, inputs}, 2), bias = normal({outputs}, 3);
     auto const anchor = normal({outputs, inputs}, 4), importance = normal({outputs, inputs}, 5);
     std::vector<Tensor> results;
-    auto const note_outputs = [&, n = rows, out = outputs](Tensor const& of) {
-      results.push_back(unwritten({n, out}));
+    auto const note_outputs = [&](Tensor const& of) {
+      results.push_back(unwritten({rows, outputs}));
       linear(results.back(), of, w, bias);
     };
     auto const note_update = [&](LayerGradient const& gradient) {
