@@ -124,6 +124,23 @@ TEST_CASE("outputs, gradients and running statistics are those of double precisi
   }
 }
 
+TEST_CASE("several threads give the bits of one") {
+  if (!has_kernels) return;
+  for (auto const& shape : shapes) {
+    CAPTURE(shape.channels);
+    at::set_num_threads(1);
+    auto const alone = normalise(shape, torch::kFloat32, true).all();
+    for (int const threads : {2, 3}) {
+      at::set_num_threads(threads);
+      auto const shared = normalise(shape, torch::kFloat32, true).all();
+      for (std::size_t i = 0; i < alone.size(); ++i) {
+        CHECK(shared[i].second.equal(alone[i].second));
+      }
+    }
+  }
+  at::set_num_threads(1);
+}
+
 TEST_CASE(
     "a mean that is large beside the deviation costs what numbers lose, and variances nothing") {
   at::set_num_threads(1);

@@ -12,9 +12,10 @@
 namespace pawl {
 inline namespace v0 {
 
-/// Batch normalisation (Ioffe and Szegedy, ICML 2015) of images that have their channels last, on
-/// one thread of a processor with AVX2. Blocks of pixels are summed in float32, and blocks in
-/// double precision; LibTorch sums all pixels in float32 in that layout.
+/// Batch normalisation (Ioffe and Szegedy, ICML 2015) of images that have their channels last, on a
+/// processor with AVX2. Blocks of pixels are summed in float32, and blocks in double precision, in
+/// their order, however many threads share them; LibTorch sums all pixels in float32 in that
+/// layout.
 namespace batch_norm {
 
 #ifdef PAWL_PRODUCTS
@@ -128,16 +129,19 @@ struct Pixels {
     return all;
   }
 
-  /// Calls of_rows(begin, n) for blocks of n rows, and of_pixel(begin) for each pixel that is left,
-  /// with the place of the first number.
-  template <class OfRows, class OfPixel>
-  void each(OfRows&& of_rows, OfPixel&& of_pixel) const {
-    auto const block = std::max<std::int64_t>(4096 / width, 32);
-    for (std::int64_t row = 0; row < rows; row += block) {
-      of_rows(row * width, std::min(block, rows - row));
-    }
-    for (auto i = rows * width; i < pixels * channels; i += channels) of_pixel(i);
+  /// Rows that are summed in float32.
+  std::int64_t block() const { return std::max<std::int64_t>(4096 / width, 32); }
+
+  /// Calls f(begin, n) for parts of the rows, n rows from number `begin` on, in several threads.
+  template <class F>
+  void share(F const& f) const {
+    products::in_parallel(rows, block(), rows * width >> 15,
+                          [&](auto begin, auto end) { f(begin * width, end - begin); });
   }
+
+  /// Where the first pixel begins that is in no row.
+  std::int64_t left() const { return rows * width; }
+  std::int64_t end() const { return pixels * channels; }
 
   std::int64_t channels, pixels;
   std::int64_t width;  ///< numbers in a row
@@ -147,23 +151,38 @@ struct Pixels {
 /// Two sums for each channel.
 struct Sums {
   explicit Sums(Pixels const& at)
-      : first(static_cast<std::size_t>(at.channels)),
-        second(first.size()),
-        firsts(static_cast<std::size_t>(at.width)),
-        seconds(firsts.size()) {}
+      : first(static_cast<std::size_t>(at.channels)), second(first.size()) {}
 
-  /// Adds those of a block, which lie pixel by pixel of a row.
-  void add_block() {
-    for (std::size_t i = 0; i < firsts.size(); i += first.size()) {
+  /// Adds those of a row, which lie pixel by pixel.
+  void add_row(float const* firsts, float const* seconds, std::int64_t width) {
+    auto const n = static_cast<std::int64_t>(first.size());
+    for (std::int64_t i = 0; i < width; i += n) {
       for (std::size_t c = 0; c < first.size(); ++c) {
-        first[c] += static_cast<double>(firsts[i + c]);
-        second[c] += static_cast<double>(seconds[i + c]);
+        first[c] += static_cast<double>(firsts[i + static_cast<std::int64_t>(c)]);
+        second[c] += static_cast<double>(seconds[i + static_cast<std::int64_t>(c)]);
       }
     }
   }
 
+  /// Adds those of all blocks, which of_block(begin, n, firsts, seconds) puts there.
+  template <class OfBlock>
+  void add_blocks(Pixels const& at, OfBlock const& of_block) {
+    auto const block = at.block(), blocks = (at.rows + block - 1) / block;
+    Numbers all(static_cast<std::size_t>(2 * blocks * at.width));
+    auto* const firsts = all.data();
+    auto* const seconds = firsts + blocks * at.width;
+    at.share([&](std::int64_t begin, std::int64_t n) {
+      for (; n > 0; n -= block, begin += block * at.width) {
+        auto const place = begin / block;
+        of_block(begin, std::min(block, n), firsts + place, seconds + place);
+      }
+    });
+    for (std::int64_t i = 0; i < blocks * at.width; i += at.width) {
+      add_row(firsts + i, seconds + i, at.width);
+    }
+  }
+
   std::vector<double> first, second;
-  Numbers firsts, seconds;  ///< of a block, for each pixel of a row
 };
 
 /// Mean and variance (of the population) of each channel.
@@ -173,26 +192,25 @@ struct Moments {
     Sums few(at);
     auto const n = std::min<std::int64_t>(at.rows, 32);
     if (n > 0) {
-      Numbers const zero(static_cast<std::size_t>(at.width));
-      avx2::moments(x, n, at.rows / n * at.width, at.width, zero.data(), few.firsts.data(),
-                    few.seconds.data());
-      few.add_block();
+      auto const size = static_cast<std::size_t>(at.width);
+      Numbers const zero(size);
+      Numbers firsts(size), seconds(size);
+      avx2::moments(x, n, at.rows / n * at.width, at.width, zero.data(), firsts.data(),
+                    seconds.data());
+      few.add_row(firsts.data(), seconds.data(), at.width);
     }
     auto const in_few = static_cast<double>(std::max<std::int64_t>(n * at.width / at.channels, 1));
     auto const shift = at.across([&](std::size_t c) { return few.first[c] / in_few; });
     Sums sums(at);
-    at.each(
-        [&](std::int64_t begin, std::int64_t rows) {
-          avx2::moments(x + begin, rows, at.width, at.width, shift.data(), sums.firsts.data(),
-                        sums.seconds.data());
-          sums.add_block();
-        },
-        [&](std::int64_t begin) {
-          for (std::size_t c = 0; c < mean.size(); ++c) {
-            double const d = x[begin + static_cast<std::int64_t>(c)] - shift[c];
-            sums.first[c] += d, sums.second[c] += d * d;
-          }
-        });
+    sums.add_blocks(at, [&](std::int64_t begin, std::int64_t rows, float* firsts, float* seconds) {
+      avx2::moments(x + begin, rows, at.width, at.width, shift.data(), firsts, seconds);
+    });
+    for (auto i = at.left(); i < at.end(); i += at.channels) {
+      for (std::size_t c = 0; c < mean.size(); ++c) {
+        double const d = x[i + static_cast<std::int64_t>(c)] - shift[c];
+        sums.first[c] += d, sums.second[c] += d * d;
+      }
+    }
     auto const all = static_cast<double>(at.pixels);
     variance.reserve(mean.size());
     for (std::size_t c = 0; c < mean.size(); ++c) {
@@ -208,8 +226,10 @@ struct Moments {
 /// y = x scale + shift, for each channel.
 inline void scale(float const* x, Pixels const& at, Numbers const& scales, Numbers const& shifts,
                   float* y) {
-  avx2::scale(x, at.rows, at.width, scales.data(), shifts.data(), y);
-  for (auto i = at.rows * at.width; i < at.pixels * at.channels; ++i) {
+  at.share([&](std::int64_t begin, std::int64_t n) {
+    avx2::scale(x + begin, n, at.width, scales.data(), shifts.data(), y + begin);
+  });
+  for (auto i = at.left(); i < at.end(); ++i) {
     auto const c = static_cast<std::size_t>(i % at.channels);
     y[i] = std::fma(x[i], scales[c], shifts[c]);
   }
@@ -218,19 +238,16 @@ inline void scale(float const* x, Pixels const& at, Numbers const& scales, Numbe
 /// The sums of g and of g (x - mean), of each channel.
 inline Sums gradient_sums(float const* g, float const* x, Pixels const& at, Numbers const& mean) {
   Sums sums(at);
-  at.each(
-      [&](std::int64_t begin, std::int64_t rows) {
-        avx2::gradient_sums(g + begin, x + begin, rows, at.width, mean.data(), sums.firsts.data(),
-                            sums.seconds.data());
-        sums.add_block();
-      },
-      [&](std::int64_t begin) {
-        for (std::size_t c = 0; c < sums.first.size(); ++c) {
-          auto const i = begin + static_cast<std::int64_t>(c);
-          sums.first[c] += g[i];
-          sums.second[c] += static_cast<double>(g[i]) * (x[i] - mean[c]);
-        }
-      });
+  sums.add_blocks(at, [&](std::int64_t begin, std::int64_t n, float* firsts, float* seconds) {
+    avx2::gradient_sums(g + begin, x + begin, n, at.width, mean.data(), firsts, seconds);
+  });
+  for (auto i = at.left(); i < at.end(); i += at.channels) {
+    for (std::size_t c = 0; c < sums.first.size(); ++c) {
+      auto const k = i + static_cast<std::int64_t>(c);
+      sums.first[c] += g[k];
+      sums.second[c] += static_cast<double>(g[k]) * (x[k] - mean[c]);
+    }
+  }
   return sums;
 }
 
@@ -238,9 +255,11 @@ inline Sums gradient_sums(float const* g, float const* x, Pixels const& at, Numb
 inline void input_gradient(float const* g, float const* x, Pixels const& at, Numbers const& g_mean,
                            Numbers const& mean, Numbers const& slope, Numbers const& scales,
                            float* dx) {
-  avx2::input_gradient(g, x, at.rows, at.width, g_mean.data(), mean.data(), slope.data(),
-                       scales.data(), dx);
-  for (auto i = at.rows * at.width; i < at.pixels * at.channels; ++i) {
+  at.share([&](std::int64_t begin, std::int64_t n) {
+    avx2::input_gradient(g + begin, x + begin, n, at.width, g_mean.data(), mean.data(),
+                         slope.data(), scales.data(), dx + begin);
+  });
+  for (auto i = at.left(); i < at.end(); ++i) {
     auto const c = static_cast<std::size_t>(i % at.channels);
     dx[i] = std::fma(mean[c] - x[i], slope[c], g[i] - g_mean[c]) * scales[c];
   }

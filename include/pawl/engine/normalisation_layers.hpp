@@ -18,7 +18,7 @@ class NormalisationLayers : public MetLayers<NormalisationLayers> {
   friend class MetLayers<NormalisationLayers>;
   friend class MetOperations;
 
-  static bool possible() { return products::uses_own_products() && at::get_num_threads() == 1; }
+  static bool possible() { return products::uses_own_products(); }
 
   using Maybe = std::optional<Tensor>;
   static bool is_there(Maybe const& each) { return each && each->defined(); }
