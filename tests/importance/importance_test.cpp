@@ -423,6 +423,35 @@ TEST_CASE("norms within a sample, at once and one by one") {
   auto shift_alone = filled(nn::Sequential(nn::Linear(4, 6), over({6}), nn::Linear(6, 4)));
   shift_alone->children()[1]->named_parameters()["weight"].requires_grad_(false);
   check_agreement(shift_alone, rows, false, "no scale that learns");
+
+  // A bias before a norm of its channel has no gradient but rounding, in float32 more of it.
+  auto cancels = filled(nn::Sequential(nn::Conv2d(2, 4, 3), channels_alone, nn::Tanh(),
+                                       nn::Flatten(), nn::Linear(36, 4)));
+  cancels->to(torch::kFloat32);
+  auto const of_floats =
+      data_of(images.read(torch::arange(30)).stored.to(torch::kFloat32), labels(30, 4));
+  PerSamplePath path;
+  fisher(cancels, Arena(*cancels), of_floats, {}, {}, {}, &path);
+  CHECK(path.batched);
+  sensitivity(cancels, Arena(*cancels), of_floats, {}, {}, {}, &path);
+  CHECK(path.batched);
+}
+
+/// Its convolution has a stride that its module does not know of.
+struct OtherStrideImpl : nn::Module {
+  nn::Conv2d layer{register_module("layer", nn::Conv2d(2, 4, 3))};
+  nn::Linear last{register_module("last", nn::Linear(64, 4))};
+  Tensor forward(Tensor const& x) {
+    return last(at::conv2d(x, layer->weight, layer->bias, at::IntArrayRef{2, 2})
+                    .exp()
+                    .clamp(0, 3)
+                    .flatten(1));
+  }
+};
+
+TEST_CASE("convolutions of other options than their module's go one by one") {
+  auto const images = data_of(draws({12, 2, 9, 9}, 14), labels(12, 4));
+  check_agreement(filled(std::make_shared<OtherStrideImpl>()), images, false, "other options");
 }
 
 TEST_CASE("convolutions that share weights or statistics go one by one") {

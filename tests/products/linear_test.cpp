@@ -1,6 +1,7 @@
 // Products of few rows, and gradients that are added to the weights without being formed.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -317,6 +318,7 @@ TEST_CASE("several threads give the bits of one") {
                                               {20, 400, 200},
                                               {60, 401, 203},
                                               {128, 784, 400},
+                                              {128, 200, 600},
                                               {600, 300, 100},
                                               {300, 2600, 10}}) {
     auto const rows = layer.rows, inputs = layer.inputs, outputs = layer.outputs;
@@ -342,6 +344,9 @@ TEST_CASE("several threads give the bits of one") {
       note_outputs(thin(x));
       if (rows < many_rows || outputs <= few_outputs) note_outputs(x);
       note_update({d, x}), note_update({d, thin(x)}), note_update({thin(d), x});
+      auto bare = x.clone();
+      bare.narrow(1, 32, 64).zero_();  // whole vectors, whose weights are only pulled
+      note_update({d, bare});
       if (rows >= sparse_rows && outputs >= 32) {
         results.push_back(unwritten({rows, inputs}));
         input_gradient(results.back(), thin(d), w);
@@ -365,10 +370,16 @@ TEST_CASE("threads share all of a range, and what one throws comes through") {
     at::set_num_threads(threads);
     for (std::int64_t const n : {0, 1, 15, 16, 17, 403}) {
       std::vector<int> seen(static_cast<std::size_t>(n), 0);
+      std::atomic<std::int64_t> parts = 0;
       in_parallel(n, 16, 8, [&](std::int64_t begin, std::int64_t end) {
+        ++parts;
         for (auto i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
       });
       CHECK((seen == std::vector<int>(static_cast<std::size_t>(n), 1)));
+      auto const units = std::max<std::int64_t>((n + 15) / 16, 1);
+      if (!is_watched_by_thread_sanitizer) {
+        CHECK(parts == std::min<std::int64_t>(threads, units));
+      }
     }
     CHECK_THROWS_WITH(in_parallel(64, 16, 8,
                                   [](std::int64_t, std::int64_t end) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../core/error.hpp"
+#include "../products/in_parallel.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -92,7 +93,7 @@ inline TapsOfPixels bilinear_taps(std::int64_t height, std::int64_t width, doubl
 template <class T>
 void apply_taps(T const* from, T* to, std::int64_t planes, TapsOfPixels const& taps) {
   auto const area = static_cast<std::int64_t>(taps.size());
-  at::parallel_for(0, planes, 64, [&](std::int64_t begin, std::int64_t end) {
+  products::in_parallel(planes, 64, planes, [&](std::int64_t begin, std::int64_t end) {
     for (auto p = begin; p < end; ++p) {
       auto const* const in = from + p * area;
       auto* out = to + p * area;

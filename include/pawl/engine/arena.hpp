@@ -8,6 +8,7 @@
 
 #include "../products/linear.hpp"
 #include "flat_parameters.hpp"
+#include "quadratic_pull.hpp"
 #include "waiting_gradients.hpp"
 
 namespace pawl {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../products/in_parallel.hpp"
 #include "../products/kernels.hpp"
 
 namespace pawl {
@@ -206,11 +207,11 @@ void run_rest(Work work, std::int64_t n) {
   });
 }
 
-/// Does it to n numbers of each, with as many threads as LibTorch would take.
+/// Does it to n numbers of each, in as many of LibTorch's threads as get 32,768 of them.
 template <class Work>
 void run(Work const& work, std::int64_t n) {
   auto const vectors = n / widest, rest = n % widest;
-  at::parallel_for(0, vectors, 32768 / widest, [&](std::int64_t begin, std::int64_t end) {
+  products::in_parallel(vectors, 1, n / 32768, [&](std::int64_t begin, std::int64_t end) {
     run_vectors(later(work, begin * widest), (end - begin) * widest);
   });
   if (rest > 0) run_rest(later(work, n - rest), rest);

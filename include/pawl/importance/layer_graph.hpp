@@ -25,13 +25,19 @@ struct LayerUse {
   };
   Kind kind = Kind::linear;
   torch::autograd::Edge output{};  ///< where the gradient of its result arrives
-  Tensor input{};  ///< [n, in], [n, C, H, W]; of a norm: normalised; undefined where W is fixed
+  Tensor input{};  ///< [n, in], [n, C, L], [n, C, H, W]; of a norm: normalised, of its rank;
+                   ///< undefined where W is fixed
   std::int64_t weight = -1;  ///< index of W among the parameters
   std::int64_t bias = -1;    ///< index of b
   bool transposed = true;    ///< linear: W is stored [out, in]; false: [in, out]
   std::array<std::int64_t, 2> kernel{}, stride{}, padding{}, dilation{};  ///< of a convolution
   std::int64_t groups = 1;
-  std::int64_t scaled = 0;  ///< last dimensions that a LayerNorm scales; 0: a norm scales channels
+  std::int64_t scaled_dimensions = 0;  ///< the last ones, of a LayerNorm; 0: a norm scales channels
+
+  /// Of a convolution's kernel along a dimension of so many numbers.
+  std::int64_t positions(std::size_t d, std::int64_t size) const {
+    return (size + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) / stride[d] + 1;
+  }
 };
 
 /// What a graph proves about the use of parameters.
@@ -136,6 +142,8 @@ class LayerGraphReader {
       if (signals != nullptr) take_options(use, signals->options);
       if (images == nullptr && signals == nullptr) {
         stop("a convolution is not one of a Conv1d or Conv2d");
+      } else if (graph_.obstacle.empty() && !explains(use)) {
+        stop("a convolution has other options than the module that holds its weight");
       }
     }
     add(std::move(use));
@@ -161,16 +169,27 @@ class LayerGraphReader {
     }
   }
 
+  /// Whether the options of a convolution give results of the size that it has.
+  static bool explains(LayerUse const& use) {
+    auto const found = shape_of(use.output);
+    auto const dimensions = static_cast<std::size_t>(use.input.dim()) - 2;
+    for (std::size_t d = 2 - dimensions; d < 2; ++d) {
+      auto const size = use.input.size(static_cast<std::int64_t>(d + dimensions));
+      if (found[d + dimensions] != use.positions(d, size)) return false;
+    }
+    return true;
+  }
+
   void norm(Edge const& output) {
     auto const& node = *output.function;
     LayerUse use{.kind = LayerUse::Kind::norm, .output = output};
+    // Only its parameters tell over what a LayerNorm goes.
+    if (node.name() == "NativeLayerNormBackward0" && !node.next_edge(1).is_valid()) {
+      return stop("a LayerNorm has no scale that learns");
+    }
     if (!claim(use, node.next_edge(0), node.next_edge(1), node.next_edge(2))) return;
     if (use.weight >= 0 && !normalise(use)) {
       return stop(node.name() + " is of no norm that is known, or has no statistics of its own");
-    }
-    // Only its parameters tell over what a LayerNorm goes.
-    if (use.weight < 0 && node.name() == "NativeLayerNormBackward0") {
-      return stop("a LayerNorm has no scale that learns");
     }
     add(std::move(use));
     follow(node.next_edge(0));
@@ -188,8 +207,8 @@ class LayerGraphReader {
     };
     if (auto const* layer = owner<nn::LayerNormImpl>(use.weight)) {
       auto const& o = layer->options;
-      use.scaled = static_cast<std::int64_t>(o.normalized_shape().size());
-      if (use.scaled >= use.input.dim()) return false;
+      use.scaled_dimensions = static_cast<std::int64_t>(o.normalized_shape().size());
+      if (use.scaled_dimensions >= use.input.dim()) return false;
       use.input = at::layer_norm(use.input, o.normalized_shape(), {}, {}, o.eps());
       return true;
     }

@@ -60,7 +60,7 @@ class LayerSum {
   LayerSum(LayerUse const& use, PerSampleSum const& what, bool own_products = false)
       : use_(use), what_(what), own_products_(own_products) {}
 
-  /// Takes the gradients [n, out] or [n, C, H, W] of one scalar per sample.
+  /// Takes the gradients of one scalar per sample, as large as the layer's results.
   void take(Tensor const& g) {
     if (use_.kind == LayerUse::Kind::linear) return what_.add(spread_, g);
     if (use_.weight >= 0) {
@@ -129,8 +129,8 @@ class LayerSum {
 
   /// Sums over the positions within each sample: what is left is as large as the parameter.
   Tensor within(Tensor const& t) const {
-    if (use_.scaled == 0) return t.dim() > 2 ? t.flatten(2).sum(2) : t;
-    auto const end = t.dim() - use_.scaled;
+    if (use_.scaled_dimensions == 0) return t.dim() > 2 ? t.flatten(2).sum(2) : t;
+    auto const end = t.dim() - use_.scaled_dimensions;
     return end > 1 ? t.flatten(1, end - 1).sum(1) : t;
   }
 

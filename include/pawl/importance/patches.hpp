@@ -24,15 +24,9 @@ class Patches {
   }
 
  private:
-  std::int64_t positions(std::size_t d, std::int64_t size) const {
-    return (size + 2 * use_.padding[d] - use_.dilation[d] * (use_.kernel[d] - 1) - 1) /
-               use_.stride[d] +
-           1;
-  }
-
   template <class Number>
   Tensor copied(Tensor const& x) const {
-    auto const rows = positions(0, height_), columns = positions(1, width_);
+    auto const rows = use_.positions(0, height_), columns = use_.positions(1, width_);
     auto const kernel = use_.kernel[0] * use_.kernel[1];
     auto const all = at::empty({x.size(0), x.size(1) * kernel, rows * columns}, x.options());
     auto const* channel = x.const_data_ptr<Number>();
@@ -60,7 +54,7 @@ class Patches {
     auto const begin = std::min(columns, up(-right, stride));
     auto const end = std::clamp(up(width_ - right, stride), begin, columns);
     std::fill(to, to + begin, Number{0});
-    if (stride == 1) {
+    if (stride == 1 && begin < end) {
       std::copy(row + begin + right, row + end + right, to + begin);
     } else {
       for (auto i = begin; i < end; ++i) to[i] = row[i * stride + right];
@@ -74,7 +68,7 @@ class Patches {
   }
 
   LayerUse const& use_;
-  Tensor const& images_;
+  Tensor images_;
   std::int64_t height_, width_;
 };
 

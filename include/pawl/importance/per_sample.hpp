@@ -116,16 +116,16 @@ inline std::string compare_ways(CompiledChain& chain, Probe const& probe, Datase
   auto const tolerance = half ? 5e-2 : chain.compiled() ? 1e-3 : 1e-2;
   // What rounding leaves of gradients that cancel, as those of a bias before a norm of its channel.
   auto const doubles = probe.arena.weights().scalar_type() == torch::kFloat64;
-  auto const left = 32 * (half      ? 0
-                          : doubles ? std::numeric_limits<double>::epsilon()
-                                    : std::numeric_limits<float>::epsilon());
-  auto const nothing = what.of == PerSampleSum::Of::square ? left * left : left;
-  auto const all = looped.norm().item<double>();
+  auto const rounding = 32 * (half      ? 0
+                              : doubles ? std::numeric_limits<double>::epsilon()
+                                        : std::numeric_limits<float>::epsilon());
+  auto const share = what.of == PerSampleSum::Of::square ? rounding * rounding : rounding;
+  auto const negligible = share * looped.norm().item<double>();
   room.sub_(looped);
   for (std::size_t i = 0; i < probe.arena.parameters().size(); ++i) {
     auto const off = probe.arena.parameter_view(room, i).norm().item<double>();
     auto const norm = probe.arena.parameter_view(looped, i).norm().item<double>();
-    if (off > tolerance * norm + nothing * all) {
+    if (off > tolerance * norm + negligible) {
       return "samples influence each other in the forward pass, or a layer has factors of its own";
     }
   }

@@ -14,7 +14,8 @@ inline auto shape_of(torch::autograd::Edge const& edge) {
 }
 
 /// Whether row i of what an operation results in depends on row i of its operands alone, given that
-/// all have n rows. Of operations that are not listed here nothing is known.
+/// all have n rows. Of operations that are not listed here nothing is known. A sum, a mean or a pad
+/// along the rows that leaves n of them would be taken for one along another dimension.
 inline bool acts_row_by_row(torch::autograd::Node const& node) {
   static constexpr std::string_view of_any_shape[] = {"AbsBackward0",
                                                       "AdaptiveAvgPool2DBackward0",

@@ -52,7 +52,8 @@ inline Kernels kernels() {
 constexpr std::int64_t few_outputs = 16;
 
 /// Rows from which on LibTorch's products are faster: of outputs (but few), of gradients of inputs
-/// and of gradients of weights; of all of these where it may use bfloat16.
+/// and of gradients of weights; of all of these where it may use bfloat16. Gradients of inputs have
+/// too few rows to share: with several threads they are LibTorch's.
 constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
 inline std::int64_t many_rows_of_inputs() {
   return kernels() == Kernels::avx512 || at::get_num_threads() > 1 ? 1 : 65;
@@ -68,9 +69,9 @@ inline bool may_use_bfloat16() {
   return at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::MEDIUM;
 }
 
-/// Whether this thread uses the kernels, where they suit.
+/// Whether the kernels are used, where they suit.
 inline bool uses_own_products() { return kernels() != Kernels::none; }
-/// Whether it leaves out zeros, where there are enough.
+/// Whether zeros are left out, where there are enough.
 inline bool leaves_out_zeros() { return uses_own_products() && !may_use_bfloat16(); }
 
 /// Whether the kernels can read and write these: contiguous, float32, on the host, and not empty.
@@ -155,7 +156,9 @@ inline SparseProduct& sparse_product() {
 }
 
 /// A product that leaves out the zeros of its left factor, see `SparseProduct::run`. Threads share
-/// the rows of one factor, and each of them packs all of the other: the smaller one.
+/// the rows of the left factor or, where there are more of them, the columns of the right one, and
+/// each packs all of the other factor. A part begins at an even row, since kernels add up what two
+/// rows have in common first.
 inline void multiply_sparse(Factor const& left, Factor const& right, float const* bias,
                             Destination const& to, bool transposed = false) {
   auto const threads = threads_for(left.rows, left.columns, right.columns) / 4;

@@ -9,6 +9,7 @@
 
 #include "../core/data.hpp"
 #include "../core/error.hpp"
+#include "../products/in_parallel.hpp"
 
 namespace pawl {
 inline namespace v0 {
@@ -49,7 +50,7 @@ inline std::shared_ptr<Source const> gathered(std::shared_ptr<Source const> inne
     }
     auto const* const from = stored.data_ptr<std::uint8_t>();
     auto* const to = out.data_ptr<std::uint8_t>();
-    at::parallel_for(0, n, 256, [&](std::int64_t begin, std::int64_t end) {
+    products::in_parallel(n, 256, n, [&](std::int64_t begin, std::int64_t end) {
       std::string row(static_cast<std::size_t>(width) + 1, '\0');  // a zero at its end
       auto const* const index = bytes.data_ptr<std::int32_t>();
       for (auto i = begin; i < end; ++i) {
