@@ -168,7 +168,7 @@ TEST_CASE("what strategies only add to a gradient is added to the weights withou
     learner.fit(rows(0, torch::kFloat32), how);
     return learner.template strategy<Shrinks>().gradients;
   };
-  // Pawl's own products can do so, on one thread; two blocks are of the last step, whose gradient
+  // Pawl's own products can do so; two blocks are of the last step, whose gradient
   // remains.
   auto const own = products::uses_own_products();
   CHECK(gradients({}) == (own ? 2 : 6));

@@ -248,7 +248,7 @@ Trained train(Model const& net, Engine engine, std::int64_t shards, AnyOptimizer
   return result;
 }
 
-/// Whether this build and processor have products of pawl, on one thread.
+/// Whether this build and processor have products of pawl; from here on by one thread.
 bool own_products() {
   at::set_num_threads(1);
   return products::uses_own_products();
