@@ -9,7 +9,8 @@ namespace pawl {
 inline namespace v0 {
 namespace products {
 
-/// It does not see how OpenMP's threads wait for each other.
+/// Whether ThreadSanitizer watches: it does not see how OpenMP's threads wait for each other, so
+/// there one thread does everything.
 #ifdef __has_feature
 inline constexpr bool is_watched_by_thread_sanitizer = __has_feature(thread_sanitizer);
 #elif defined(__SANITIZE_THREAD__)
