@@ -195,7 +195,7 @@ void RunOptions::describe(pawl::Options& o) {
     "fixes class order, permutations, angles and subsets for all runs; -1: each run has its own");
   o("init_seed", init_seed, pawl::at_least(-1),
     "fixes the initial weights for all runs; -1: each run has its own");
-  o("threads", threads, pawl::between(1, 1024), "threads of a matrix product");
+  o("threads", threads, pawl::between(1, 1024), "threads that share products, updates and gathers");
   o("jobs", jobs, pawl::between(1, 1024),
     "seeds run at the same time, each in threads of its own; the results are the same, the seconds "
     "of a seed are not");

@@ -34,7 +34,7 @@ constexpr char const* usage =
     "  --method NAME    of these, the results of one method\n"
     "  --protocols DIR  folder of the protocol files (default: the program's own)\n"
     "  --data DIR       folder of the data sets\n"
-    "  --threads N      threads of a matrix product (default 1)\n"
+    "  --threads N      threads that share products, updates and gathers (default 1)\n"
     "  --device NAME    cpu, cuda or cuda:N\n"
     "  --out FILE       all records, one JSON object per line; --force replaces the file\n"
     "  --print-config   the configuration of one target as a file for  run --config,  with its "

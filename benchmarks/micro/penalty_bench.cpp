@@ -28,7 +28,7 @@ namespace {
 
 using torch::Tensor;
 
-constexpr double strength = 100;
+constexpr double strength = 10;
 
 /// The penalty as its formula reads.
 struct ByHand {

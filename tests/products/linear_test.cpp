@@ -129,7 +129,7 @@ TEST_CASE("a gradient that is added at once rounds as one that is formed first")
       auto w = normal({out, in}, 2), formed = unwritten({out, in});
       if (!gradient.is_separable(w)) continue;
       ++separable;
-      large += n > many_rows_of_weights;
+      large += n >= ManyRows{}.of_weights;
       gradient.form(formed);
       auto const expected = w.clone().add_(formed, -0.05);
       gradient.add_to(w, -0.05);
@@ -175,6 +175,44 @@ TEST_CASE(
 }
 
 #ifdef PAWL_PRODUCTS
+
+TEST_CASE("dense products agree with those in double precision, of any number of rows") {
+  // Called by themselves: on most processors those of many rows are left to LibTorch.
+  if (kernels() == Kernels::none) return;
+  auto const before = at::get_num_threads();
+  auto const to = [](Tensor& y) { return Destination{y.mutable_data_ptr<float>(), y.size(1)}; };
+  auto const by_row = [](Tensor const& m) {
+    return Left{m.const_data_ptr<float>(), m.size(0), m.size(1), 1};
+  };
+  auto const by_column = [](Tensor const& m) {
+    return Left{m.const_data_ptr<float>(), m.size(1), 1, m.size(1)};
+  };
+  for (auto const& [n, in, out] : layers()) {
+    auto const x = normal({n, in}, 0), w = normal({out, in}, 1), d = normal({n, out}, 2);
+    CAPTURE(x.sizes());
+    CAPTURE(w.sizes());
+    auto const x2 = x.to(torch::kFloat64), w2 = w.to(torch::kFloat64), d2 = d.to(torch::kFloat64);
+    std::vector<Tensor> of_one;
+    for (int const threads : {1, 3}) {
+      at::set_num_threads(threads);
+      auto y = unwritten({n, out}), dx = unwritten({n, in}), dw = unwritten({out, in});
+      products::multiply_transposed(rectangle(x), rectangle(w), nullptr, to(y));
+      products::multiply(by_row(d), out, w.const_data_ptr<float>(), in, false, to(dx));
+      products::multiply(by_column(d), n, x.const_data_ptr<float>(), in, true, to(dw));
+      if (threads > 1) {
+        CHECK(y.equal(of_one[0]));
+        CHECK(dx.equal(of_one[1]));
+        CHECK(dw.equal(of_one[2]));
+        continue;
+      }
+      of_one = {y, dx, dw};
+      CHECK(within(y, x2.mm(w2.t()), x2.abs().mm(w2.t().abs()), in));
+      CHECK(within(dx, d2.mm(w2), d2.abs().mm(w2.abs()), out));
+      CHECK(within(dw, d2.t().mm(x2), d2.t().abs().mm(x2.abs()), n));
+    }
+  }
+  at::set_num_threads(before);
+}
 
 namespace {
 
@@ -342,7 +380,7 @@ TEST_CASE("several threads give the bits of one") {
       at::set_num_threads(threads);
       results.clear();
       note_outputs(thin(x));
-      if (rows < many_rows || outputs <= few_outputs) note_outputs(x);
+      if (rows < many_rows().of_outputs || outputs <= few_outputs) note_outputs(x);
       note_update({d, x}), note_update({d, thin(x)}), note_update({thin(d), x});
       auto bare = x.clone();
       bare.narrow(1, 32, 64).zero_();  // whole vectors, whose weights are only pulled
@@ -412,7 +450,7 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   auto const x = normal({8, 40}, 0), w = normal({20, 40}, 1), y = normal({8, 20}, 2);
   auto const twice = [](Tensor const& t) { return t.to(torch::kFloat64); };
   auto const small = [](Tensor const& rows, Tensor const& a, Tensor const& b) {
-    return is_small(rows, many_rows, a, b);
+    return is_small(rows, 65, a, b);
   };
   CHECK(small(x, w, y) == uses_own_products());
   CHECK_FALSE(small(twice(x), twice(w), twice(y)));

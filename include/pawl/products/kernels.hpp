@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "../torch.hpp"
@@ -51,13 +52,34 @@ inline Kernels kernels() {
 /// Outputs of a layer that has few of them.
 constexpr std::int64_t few_outputs = 16;
 
-/// Rows from which on LibTorch's products are faster: of outputs (but few), of gradients of inputs
-/// and of gradients of weights; of all of these where it may use bfloat16. Gradients of inputs have
-/// too few rows to share: with several threads they are LibTorch's.
-constexpr std::int64_t many_rows = 65, many_rows_of_weights = 129, many_rows_in_bfloat16 = 33;
-inline std::int64_t many_rows_of_inputs() {
-  return kernels() == Kernels::avx512 || at::get_num_threads() > 1 ? 1 : 65;
+/// Whether the kernels outrun LibTorch's products of any size. Those are MKL's, which uses no
+/// AVX-512 on processors of AMD, and so half of a core that has it.
+inline bool outrun_libtorch() {
+#ifdef PAWL_PRODUCTS
+  static bool const do_so = [] {
+    __builtin_cpu_init();
+    return kernels() == Kernels::avx512 && __builtin_cpu_is("amd") && at::hasMKL();
+  }();
+  return do_so;
+#else
+  return false;
+#endif
 }
+
+/// Rows from which on LibTorch's products are faster: of outputs (but few), of gradients of inputs
+/// and of gradients of weights.
+struct ManyRows {
+  std::int64_t of_outputs = 65, of_inputs = 65, of_weights = 129;
+};
+/// As few as to share between threads, gradients of inputs are LibTorch's.
+inline ManyRows many_rows() {
+  constexpr auto any = std::numeric_limits<std::int64_t>::max();
+  if (outrun_libtorch()) return {any, any, any};
+  if (kernels() == Kernels::avx512 || at::get_num_threads() > 1) return {.of_inputs = 1};
+  return {};
+}
+/// The same of all of these where LibTorch may use bfloat16.
+constexpr std::int64_t many_rows_in_bfloat16 = 33;
 
 /// Numbers in a gradient of inputs up to which, from few outputs, LibTorch is hardly faster.
 constexpr std::int64_t small_gradient = 8192;
@@ -109,7 +131,7 @@ inline void multiply(Left const& left, std::int64_t depth, float const* b, std::
 /// sums are added up in pieces, so many rows at a time that their pieces stay in the second cache.
 inline void multiply_transposed_alone(Rectangle const& x, Rectangle const& w, float const* bias,
                                       Destination const& to) {
-  constexpr std::int64_t piece = 1024, longest = 1536, rows_at_once = 256;
+  constexpr std::int64_t piece = 1024, longest = 1536, rows_at_once = 128;
   auto const f =
       kernels() == Kernels::avx512 ? avx512::multiply_transposed : avx2::multiply_transposed;
   for (std::int64_t top = 0; top < x.rows; top += rows_at_once) {

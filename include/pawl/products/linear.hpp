@@ -34,7 +34,7 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
       multiply_sparse(factor(x), factor_transposed(w), b, to);
       return;
     }
-    if (w.size(0) <= few_outputs || is_small(x, many_rows, w, y)) {
+    if (w.size(0) <= few_outputs || is_small(x, many_rows().of_outputs, w, y)) {
       ShownProduct const shown(x, false, w, true);
       products::multiply_transposed(rectangle(x), rectangle(w), b, to);
       return;
@@ -59,7 +59,8 @@ inline void input_gradient(Tensor& y, Tensor const& d, Tensor const& w) {
       return;
     }
     auto const is_little = d.size(1) <= few_outputs && y.numel() <= small_gradient;
-    if (is_small(d, is_little ? many_rows : many_rows_of_inputs(), w, y)) {
+    auto const many = many_rows();
+    if (is_small(d, is_little ? many.of_outputs : many.of_inputs, w, y)) {
       ShownProduct const shown(d, false, w, false);
       products::multiply({d.const_data_ptr<float>(), d.size(0), d.size(1), 1}, d.size(1),
                          w.const_data_ptr<float>(), w.size(1), false, to);
@@ -106,10 +107,12 @@ struct LayerGradient {
   }
 
  private:
-  /// Whether pawl forms it, zeros and all: few rows, which fit into the second cache.
+  /// Whether pawl forms it, zeros and all: few rows, which fit into the second cache, or any where
+  /// that is faster.
   bool is_small(Tensor const& y) const {
     constexpr std::int64_t most = 1 << 18;
-    return x.numel() <= most && products::is_small(d, many_rows_of_weights, x, y);
+    if (x.numel() > most && !outrun_libtorch()) return false;
+    return products::is_small(d, many_rows().of_weights, x, y);
   }
 
   enum class Zeros { not_used, of_d, of_x };
