@@ -17,6 +17,8 @@
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/normalization.h>
 #include <pawl/core/any_learner.hpp>
+#include <pawl/importance/fisher.hpp>
+#include <pawl/importance/sensitivity.hpp>
 #include <pawl/models/mlp.hpp>
 #include <pawl/optimizers/adam.hpp>
 #include <pawl/strategies/a_gem.hpp>
@@ -48,6 +50,15 @@ struct Residual : Net {
     x = first(x).relu();
     return last(x + at::gelu(second(x)));
   }
+};
+
+/// One layer has no bias, and normalises what it gives.
+struct Unbiased : Net {
+  nn::LayerNorm norm{register_module("norm", nn::LayerNorm(nn::LayerNormOptions({width})))};
+  Unbiased() {
+    second = replace_module("second", nn::Linear(nn::LinearOptions(width, width).bias(false)));
+  }
+  Tensor forward(Tensor x) { return last(norm(second(first(x).relu())).tanh()); }
 };
 
 /// One layer is used twice.
@@ -273,6 +284,50 @@ void check_same(AnyOptimizer const& optimizer, S const&... strategies) {
   }
 }
 
+/// Products of pawl that `f()` asks for on this thread.
+template <class F>
+std::int64_t products_in(F&& f) {
+  static thread_local std::int64_t seen = 0;
+  seen = 0;
+  auto const handle =
+      at::addThreadLocalCallback(at::RecordFunctionCallback([](at::RecordFunction const& call) {
+                                   seen += call.name() == std::string("pawl::mm");
+                                   return std::unique_ptr<at::ObserverContext>();
+                                 }).scopes({at::RecordScope::FUNCTION}));
+  f();
+  at::removeCallback(handle);
+  return seen;
+}
+
+/// Importances of a network's parameters in batches where they can be, and one sample at a time
+/// by LibTorch's operations alone.
+template <class N>
+void check_importances(bool batched) {
+  auto const products_of_a_batch = own_products() && batched;
+  Model const net = std::make_shared<N>();
+  prepare(net);
+  Arena const arena(*net.module);
+  auto const all = rows(150, torch::kFloat32);
+  PerSamplePath path;
+  Probe const usual{.model = net, .arena = arena, .path = &path};
+  Probe const slow{.model = net, .arena = arena, .allow_batched = false, .reference = true};
+  auto const check = [&](auto&& of) {
+    Tensor found, expected;
+    auto const seen = products_in([&] { found = of(usual); });
+    CAPTURE(path.obstacle);
+    CHECK(path.batched == batched);
+    CHECK_FALSE(path.compiled);
+    if (batched) CHECK((seen > 0) == products_of_a_batch);
+    CHECK(products_in([&] { expected = of(slow); }) == 0);
+    CHECK((found - expected).abs().max().item<double>() <=
+          2e-5 * expected.abs().max().item<double>());
+  };
+  for (auto const labels : {FisherLabels::exact, FisherLabels::empirical}) {
+    check([&](Probe const& probe) { return fisher(probe, all.train, {.labels = labels}); });
+  }
+  check([&](Probe const& probe) { return sensitivity(probe, all.train, {}); });
+}
+
 std::string node_of(Tensor const& y) { return y.grad_fn()->name(); }
 
 }  // namespace
@@ -292,6 +347,15 @@ TEST_CASE_TEMPLATE("strategies see the same steps, too", N, Plain, Twice, Scaled
   check_same<N>(Sgd{.lr = 0.1}, AGem{.batch = 20});
   check_same<N>(Sgd{.lr = 0.1}, Lwf{});
   check_same<N>(Sgd{.lr = 0.1}, DerPlusPlus{.forward = Forward::separate});
+}
+
+TEST_CASE_TEMPLATE("importances go by the same products", N, Plain, Residual, Unbiased, Frozen) {
+  check_importances<N>(true);
+}
+
+TEST_CASE_TEMPLATE("importances find what is more than a layer, and go sample by sample", N, Twice,
+                   Scaled, Tokens, Attends, Detours, Prototypes) {
+  check_importances<N>(false);
 }
 
 /// Might look at the gradient.

@@ -137,7 +137,7 @@ Tensor sensitivity_loop(Model const& net, Arena const& arena, Dataset const& dat
 void check_agreement(Model const& net, Dataset const& data, bool batched,
                      std::string const& obstacle) {
   Arena const arena(*net.module);
-  Probe const by_graph{.model = net, .arena = arena, .seed = {3}, .allow_chain = false};
+  Probe const by_graph{.model = net, .arena = arena, .seed = {3}, .reference = true};
   for (auto const kind : {FisherLabels::exact, FisherLabels::sampled, FisherLabels::empirical,
                           FisherLabels::predicted}) {
     PerSamplePath path;

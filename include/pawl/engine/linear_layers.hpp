@@ -59,6 +59,12 @@ class LinearLayers : public MetLayers<LinearLayers> {
     std::shared_ptr<int> pass_ = std::make_shared<int>(-1);
   };
 
+  /// Whether a node of autograd's graph is such a layer. Its edges lead to x [n, in], to the weight
+  /// [in, out] and, where there is one, to the bias [out].
+  static bool is_product(torch::autograd::Node const& node) {
+    return dynamic_cast<torch::autograd::CppNode<Product> const*>(&node) != nullptr;
+  }
+
  private:
   friend class MetLayers<LinearLayers>;
   friend class MetOperations;

@@ -10,6 +10,7 @@
 
 #include "../core/model.hpp"
 #include "../engine/arena.hpp"
+#include "../engine/linear_layers.hpp"
 #include "produced_tensors.hpp"
 #include "row_by_row.hpp"
 
@@ -108,6 +109,9 @@ class LayerGraphReader {
     auto const name = node->name();
     if (name == "AddmmBackward0") return product(edge, 1, 2, 0);
     if (name == "MmBackward0") return product(edge, 0, 1, -1);
+    if (LinearLayers::is_product(*node)) {
+      return product(edge, 0, 1, node->num_outputs() > 2 ? 2 : -1);
+    }
     if (name == "ConvolutionBackward0") return convolution(edge);
     if (name == "NativeBatchNormBackward0" || name == "NativeGroupNormBackward0" ||
         name == "NativeLayerNormBackward0") {

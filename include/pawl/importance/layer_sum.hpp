@@ -57,7 +57,7 @@ struct PerSampleSum {
 /// scalar. With `own_products`, those of pawl may form it.
 class LayerSum {
  public:
-  LayerSum(LayerUse const& use, PerSampleSum const& what, bool own_products = false)
+  LayerSum(LayerUse const& use, PerSampleSum const& what, bool own_products)
       : use_(use), what_(what), own_products_(own_products) {}
 
   /// Takes the gradients of one scalar per sample, as large as the layer's results.

@@ -45,7 +45,7 @@ inline std::string add_by_graph(Probe const& probe, Dataset const& data, PerSamp
   c10::SmallVector<LayerSum, 4> sums;
   for (auto const& use : graph.uses) {
     outputs.push_back(use.output);
-    sums.emplace_back(use, what);
+    sums.emplace_back(use, what, !probe.reference);
   }
   auto const terms = what.cotangents(z.detach(), rows, first);
   for (std::int64_t k = 0; k < terms.count; ++k) {
@@ -158,7 +158,7 @@ inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor con
   if (!probe.allow_batched) path.obstacle = "one sample at a time was asked for";
   if (what.unit > 1) path.obstacle = "gradients of batch means were asked for";
   CompiledChain chain;
-  if (probe.allow_chain && path.obstacle.empty()) chain.compile(module, probe.arena);
+  if (!probe.reference && path.obstacle.empty()) chain.compile(module, probe.arena);
   auto const n = positions.numel();
   auto const chunk = what.unit > 1     ? what.unit
                      : probe.chunk > 0 ? probe.chunk

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "../core/context.hpp"
+#include "../engine/linear_layers.hpp"
 #include "produced_tensors.hpp"
 
 namespace pawl {
@@ -34,12 +35,12 @@ struct Probe {
   std::int64_t batch_size = 32;  ///< of readings by batch that leave it open
   std::int64_t chunk = 0;     ///< samples per pass where batches are possible; 0: `suitable_chunk`
   bool allow_batched = true;  ///< false: always one sample at a time
-  bool allow_chain = true;    ///< false: in batches by autograd's graph alone
+  bool reference = false;     ///< by autograd's graph and LibTorch's operations alone
   bool knows_chain = false;   ///< a chain was seen to give what the module's forward gives
   PerSamplePath* path = nullptr;  ///< where to report the way taken
 
   /// Logits [n, C'] of rows with their graph, in the mode the module is in. With `produced` the
-  /// graph reaches back to the inputs.
+  /// graph reaches back to the inputs, and linear layers go by pawl's products.
   Tensor logits(Dataset const& data, Rows const& rows, ProducedTensors* produced = nullptr) const {
     model.route(rows.task);
     auto x = inputs(data, rows);
@@ -47,6 +48,7 @@ struct Probe {
       x = x.detach().requires_grad_(true);
       produced->note(x);
     }
+    LinearLayers::Scope const layers(produced != nullptr && !reference);
     return active_of(model.forward(x), rows);
   }
   /// Inputs [n, ...] of rows.
@@ -80,7 +82,7 @@ inline Probe probe_of(Context& c, Dataset const& data) {
                 return c.active_logits(z, labels, tasks, z.size(0));
               },
           .batch_size = c.training.batch_size,
-          .allow_chain = !c.training.reference(),
+          .reference = c.training.reference(),
           .knows_chain = c.fast.chain.verified()};
 }
 
