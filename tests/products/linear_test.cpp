@@ -197,8 +197,8 @@ TEST_CASE("dense products agree with those in double precision, of any number of
       at::set_num_threads(threads);
       auto y = unwritten({n, out}), dx = unwritten({n, in}), dw = unwritten({out, in});
       products::multiply_transposed(rectangle(x), rectangle(w), nullptr, to(y));
-      products::multiply(by_row(d), out, w.const_data_ptr<float>(), in, false, to(dx));
-      products::multiply(by_column(d), n, x.const_data_ptr<float>(), in, true, to(dw));
+      products::multiply(by_row(d), rectangle(w), false, to(dx));
+      products::multiply(by_column(d), rectangle(x), true, to(dw));
       if (threads > 1) {
         CHECK(y.equal(of_one[0]));
         CHECK(dx.equal(of_one[1]));
@@ -388,6 +388,10 @@ TEST_CASE("several threads give the bits of one") {
       if (rows >= sparse_rows && outputs >= 32) {
         results.push_back(unwritten({rows, inputs}));
         input_gradient(results.back(), thin(d), w);
+      }
+      if (rows < many_rows().of_inputs) {
+        results.push_back(unwritten({rows, inputs}));
+        input_gradient(results.back(), d, w);
       }
       by_threads.push_back(results);
     }

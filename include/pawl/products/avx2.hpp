@@ -157,11 +157,11 @@ struct Halves {
   bool low = false, high = false;
 };
 
-/// Copies up to 16 columns of [depth, columns] to rows of 16. Looks for zeros only where told to.
-PAWL_AVX2 Halves copy_columns(float const* b, std::int64_t columns, Panel const& size, bool looks,
-                              float* panel) {
+/// Copies up to 16 columns, which lie as `size` says, to rows of 16. Looks for zeros only where
+/// told to.
+PAWL_AVX2 Halves copy_columns(float const* b, Panel const& size, bool looks, float* panel) {
   EightBits low{}, high{};
-  for (std::int64_t i = 0; i < size.depth; ++i, b += columns, panel += 16) {
+  for (std::int64_t i = 0; i < size.depth; ++i, b += size.stride, panel += 16) {
     if (size.width == 16) {
       store(panel, load(b)), store(panel + 8, load(b + 8));
     } else {
@@ -179,25 +179,25 @@ PAWL_AVX2 void add_nothing(std::int64_t rows, std::int64_t width, Destination co
   for (std::int64_t r = 0; r < rows; ++r) put(to.y + r * to.stride, Eight{}, width, to);
 }
 
-/// [rows, depth] times [depth, columns], whose rows lie one behind the other. Where it looks for
-/// them, eight neighbouring columns that hold nothing but zeros take no time: images often have
-/// empty borders.
-[[gnu::target("avx2,fma")]] inline void multiply(Left left, std::int64_t depth, float const* b,
-                                                 std::int64_t columns, bool looks, Destination to) {
+/// [rows, depth] times [depth, columns]. Where it looks for them, eight neighbouring columns that
+/// hold nothing but zeros take no time: images often have empty borders.
+[[gnu::target("avx2,fma")]] inline void multiply(Left left, Rectangle const& right, bool looks,
+                                                 Destination to) {
   alignas(64) float panel[16 * depth_at_once];
-  for (std::int64_t begin = 0; begin < depth; begin += depth_at_once) {
-    auto const size = std::min(depth_at_once, depth - begin);
-    for (std::int64_t j = 0; j < columns; j += 16) {
-      auto const width = std::min<std::int64_t>(16, columns - j);
+  auto const* b = right.a;
+  for (std::int64_t begin = 0; begin < right.rows; begin += depth_at_once) {
+    auto const size = std::min(depth_at_once, right.rows - begin);
+    for (std::int64_t j = 0; j < right.columns; j += 16) {
+      auto const width = std::min<std::int64_t>(16, right.columns - j);
       auto const first = std::min<std::int64_t>(8, width);
       auto low = to, high = to;
       low.y += j, high.y += j + first;
       auto const dense = width == 16 && (!looks || is_filled(b + j));
       if (dense && left.rows <= 24) {  // too few rows to make up for a copy
-        tiles<2>(left, {b + j, size, width, columns}, low);
+        tiles<2>(left, {b + j, size, width, right.stride}, low);
         continue;
       }
-      auto const found = copy_columns(b + j, columns, {nullptr, size, width}, looks, panel);
+      auto const found = copy_columns(b + j, {nullptr, size, width, right.stride}, looks, panel);
       if (found.low && found.high) {
         tiles<2>(left, {panel, size, width}, low);
         continue;
@@ -213,7 +213,7 @@ PAWL_AVX2 void add_nothing(std::int64_t rows, std::int64_t width, Destination co
         add_nothing(left.rows, width - first, high);
       }
     }
-    b += depth_at_once * columns;
+    b += depth_at_once * right.stride;
     left.a += depth_at_once * left.stride;
     to = to.rest();
   }

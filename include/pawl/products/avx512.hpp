@@ -154,8 +154,8 @@ PAWL_AVX512 void fetch(Blocks<width> const& at, std::int64_t vector, Destination
 /// Packed rows times blocks. The sums stay in registers; meanwhile the vectors of the destination
 /// are asked for, one per step of depth.
 template <std::size_t... R, std::size_t... B>
-PAWL_AVX512 void tile(PackedRows left, Blocks<sizeof...(B)> at, std::int64_t columns,
-                      Destination to, std::index_sequence<R...>, std::index_sequence<B...> each) {
+PAWL_AVX512 void tile(PackedRows left, Blocks<sizeof...(B)> at, std::int64_t stride, Destination to,
+                      std::index_sequence<R...>, std::index_sequence<B...> each) {
   constexpr std::int64_t vectors = sizeof...(R) * sizeof...(B);
   Sixteen s[sizeof...(R)][sizeof...(B)] = {};
   std::int64_t asked = 0;
@@ -163,7 +163,7 @@ PAWL_AVX512 void tile(PackedRows left, Blocks<sizeof...(B)> at, std::int64_t col
   for (auto i = left.depth; i > 0; --i, left.a += sizeof...(R)) {
     if (asked < vectors) fetch(at, asked++, to);
     Sixteen const v[] = {load(at.b[B], at.mask[B])...};
-    ((at.b[B] += columns), ...);
+    ((at.b[B] += stride), ...);
     (add_products(s[R], left.a[R], v, each), ...);
   }
   ((static_cast<std::int64_t>(R) < left.rows ? put_row(at, R * to.stride, s[R], to, each) : void()),
@@ -174,9 +174,9 @@ PAWL_AVX512 void tile(PackedRows left, Blocks<sizeof...(B)> at, std::int64_t col
 template <std::int64_t height, std::size_t width>
 [[gnu::target(PAWL_AVX512_ISA)]] inline void tiles(float const* packed, std::int64_t rows,
                                                    std::int64_t depth, Blocks<width> at,
-                                                   std::int64_t columns, Destination const& to) {
+                                                   std::int64_t stride, Destination const& to) {
   for (; rows > 0; rows -= height, packed += height * depth) {
-    tile({packed, rows, depth}, at, columns, to, std::make_index_sequence<height>(),
+    tile({packed, rows, depth}, at, stride, to, std::make_index_sequence<height>(),
          std::make_index_sequence<width>());
     for (auto& y : at.y) y += height * to.stride;
   }
@@ -199,16 +199,17 @@ inline void pack(Left const& left, std::int64_t depth, std::int64_t height, floa
 
 /// The blocks of b that begin at these columns.
 template <std::size_t... B>
-Blocks<sizeof...(B)> blocks_at(std::int64_t const* begins, float const* b, std::int64_t columns,
-                               float* y, std::index_sequence<B...>) {
-  return {{b + begins[B]...}, {y + begins[B]...}, {first(columns - begins[B])...}};
+Blocks<sizeof...(B)> blocks_at(std::int64_t const* begins, Rectangle const& b, float* y,
+                               std::index_sequence<B...>) {
+  return {{b.a + begins[B]...}, {y + begins[B]...}, {first(b.columns - begins[B])...}};
 }
 
 /// Rows times the blocks of b that begin at these columns; the sum over depth stays in registers.
 template <std::int64_t height>
-void multiply_blocks(Left left, std::int64_t depth, float const* b, std::int64_t columns,
-                     std::vector<std::int64_t> const& begins, Destination to) {
+void multiply_blocks(Left left, Rectangle const& b, std::vector<std::int64_t> const& begins,
+                     Destination to) {
   constexpr std::int64_t space = 2 * highest_tile * depth_at_once;
+  auto const depth = b.rows;
   alignas(64) float packed[space];
   auto const at_once = space / (height * depth) * height;
   for (auto rest = left.rows; rest > 0; rest -= at_once) {
@@ -218,11 +219,11 @@ void multiply_blocks(Left left, std::int64_t depth, float const* b, std::int64_t
     auto const* const end = next + begins.size();
     for (; end - next >= 3; next += 3) {
       tiles<height>(packed, left.rows, depth,
-                    blocks_at(next, b, columns, to.y, std::make_index_sequence<3>()), columns, to);
+                    blocks_at(next, b, to.y, std::make_index_sequence<3>()), b.stride, to);
     }
     for (; next != end; ++next) {
       tiles<height>(packed, left.rows, depth,
-                    blocks_at(next, b, columns, to.y, std::make_index_sequence<1>()), columns, to);
+                    blocks_at(next, b, to.y, std::make_index_sequence<1>()), b.stride, to);
     }
     left.a += at_once * left.row_stride;
     to.y += at_once * to.stride;
@@ -230,9 +231,8 @@ void multiply_blocks(Left left, std::int64_t depth, float const* b, std::int64_t
 }
 
 /// The same in as few tiles as there have to be, of the height that leaves the fewest rows idle.
-inline void multiply_blocks(Left const& left, std::int64_t depth, float const* b,
-                            std::int64_t columns, std::vector<std::int64_t> const& begins,
-                            Destination const& to) {
+inline void multiply_blocks(Left const& left, Rectangle const& b,
+                            std::vector<std::int64_t> const& begins, Destination const& to) {
   auto const tiles = (left.rows + highest_tile - 1) / highest_tile;
   auto const f = [height = (left.rows + tiles - 1) / tiles] {
     if (height <= 4) return multiply_blocks<4>;
@@ -240,7 +240,7 @@ inline void multiply_blocks(Left const& left, std::int64_t depth, float const* b
     if (height == 6) return multiply_blocks<6>;
     return height == 7 ? multiply_blocks<7> : multiply_blocks<8>;
   }();
-  f(left, depth, b, columns, begins, to);
+  f(left, b, begins, to);
 }
 
 /// Adds nothing to the columns outside of these blocks: they become 0 or, where they hold something
@@ -260,16 +260,14 @@ inline void multiply_blocks(Left const& left, std::int64_t depth, float const* b
   }
 }
 
-/// [rows, depth] times [depth, columns], whose rows lie one behind the other. Where it looks for
-/// them, 16 neighbouring columns that hold nothing but zeros take no time.
-inline void multiply(Left left, std::int64_t depth, float const* b, std::int64_t columns,
-                     bool looks, Destination to) {
-  for (std::int64_t begin = 0; begin < depth; begin += depth_at_once) {
-    auto const size = std::min(depth_at_once, depth - begin);
-    auto const begins = blocks(b, size, columns, columns, looks);
-    add_nothing_beside(begins, left.rows, columns, to);
-    multiply_blocks(left, size, b, columns, begins, to);
-    b += depth_at_once * columns;
+/// [rows, depth] times [depth, columns]. Where it looks for them, 16 neighbouring columns that hold
+/// nothing but zeros take no time.
+inline void multiply(Left left, Rectangle const& right, bool looks, Destination to) {
+  for (std::int64_t begin = 0; begin < right.rows; begin += depth_at_once) {
+    auto const some = right.part(begin, std::min(right.rows, begin + depth_at_once));
+    auto const begins = blocks(some.a, some.rows, some.columns, some.stride, looks);
+    add_nothing_beside(begins, left.rows, some.columns, to);
+    multiply_blocks(left, some, begins, to);
     left.a += depth_at_once * left.stride;
     to = to.rest();
   }

@@ -32,6 +32,9 @@ struct Rectangle {
   Rectangle part(std::int64_t begin, std::int64_t end) const {
     return {a + begin * stride, end - begin, columns, stride};
   }
+  Rectangle columns_part(std::int64_t begin, std::int64_t end) const {
+    return {a + begin, rows, end - begin, stride};
+  }
 };
 
 /// Rows of up to 64 numbers, and for each row a mask: a bit for each number that is not 0 or -0.

@@ -71,12 +71,10 @@ inline bool outrun_libtorch() {
 struct ManyRows {
   std::int64_t of_outputs = 65, of_inputs = 65, of_weights = 129;
 };
-/// As few as to share between threads, gradients of inputs are LibTorch's.
 inline ManyRows many_rows() {
   constexpr auto any = std::numeric_limits<std::int64_t>::max();
   if (outrun_libtorch()) return {any, any, any};
-  if (kernels() == Kernels::avx512 || at::get_num_threads() > 1) return {.of_inputs = 1};
-  return {};
+  return kernels() == Kernels::avx512 ? ManyRows{.of_inputs = 1} : ManyRows{};
 }
 /// The same of all of these where LibTorch may use bfloat16.
 constexpr std::int64_t many_rows_in_bfloat16 = 33;
@@ -119,12 +117,20 @@ inline std::int64_t threads_for(std::int64_t rows, std::int64_t depth, std::int6
   return rows * depth * columns >> 18;
 }
 
-inline void multiply(Left const& left, std::int64_t depth, float const* b, std::int64_t columns,
-                     bool looks, Destination const& to) {
+/// [rows, depth] times [depth, columns]; where it `looks`, blocks of columns that hold nothing but
+/// zeros take no time. Threads share the rows or, where there are more of them, the columns.
+inline void multiply(Left const& left, Rectangle const& right, bool looks, Destination const& to) {
   auto const f = kernels() == Kernels::avx512 ? avx512::multiply : avx2::multiply;
-  in_parallel(left.rows, 16, threads_for(left.rows, depth, columns), [&](auto begin, auto end) {
-    f(left.part(begin, end), depth, b, columns, looks, to.from_row(begin));
-  });
+  auto const threads = threads_for(left.rows, right.rows, right.columns);
+  if (right.columns < left.rows) {
+    in_parallel(left.rows, 16, threads, [&](auto begin, auto end) {
+      f(left.part(begin, end), right, looks, to.from_row(begin));
+    });
+  } else {
+    in_parallel(right.columns, 16, threads, [&](auto begin, auto end) {
+      f(left, right.columns_part(begin, end), looks, to.from_column(begin));
+    });
+  }
 }
 
 /// x [rows, depth] times the transpose of w [outputs, depth], plus bias [outputs] or null. Longer
