@@ -60,6 +60,14 @@ Subject perceptron(std::int64_t rows, double filled) {
   subject.is_perceptron = true;
   return subject;
 }
+/// The same MLP as one writes it, no chain of layers that pawl knows.
+Subject own_forward(std::int64_t rows) {
+  torch::manual_seed(1);
+  Subject subject{std::make_shared<micro::Perceptron>(),
+                  micro::random_images(rows, micro::on_black).train};
+  subject.is_perceptron = true;
+  return subject;
+}
 Subject lenet(std::int64_t rows) {
   torch::manual_seed(1);
   return {std::make_shared<micro::LeNet>(), micro::random_images(rows, 1, {1, 28, 28}).train};
@@ -135,6 +143,7 @@ void fisher_by_loop(benchmark::State& state, Subject subject) {
 BENCHMARK_CAPTURE(fisher_by_loop, bright, perceptron(2048, 1))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_loop, on_black, perceptron(2048, micro::on_black))
     ->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_loop, own_forward, own_forward(2048))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_loop, layer_norm, with_layer_norm(1024))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_loop, lenet, lenet(1024))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_loop, group_norm, with_group_norm(512))->Apply(micro::turns<11>);
@@ -150,6 +159,7 @@ void fisher_by_plain_pass(benchmark::State& state, Subject subject) {
 BENCHMARK_CAPTURE(fisher_by_plain_pass, bright, perceptron(4096, 1))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_plain_pass, on_black, perceptron(4096, micro::on_black))
     ->Apply(micro::turns<11>);
+BENCHMARK_CAPTURE(fisher_by_plain_pass, own_forward, own_forward(4096))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_plain_pass, layer_norm, with_layer_norm(4096))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_plain_pass, lenet, lenet(4096))->Apply(micro::turns<11>);
 BENCHMARK_CAPTURE(fisher_by_plain_pass, group_norm, with_group_norm(2048))->Apply(micro::turns<11>);

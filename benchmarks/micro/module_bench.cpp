@@ -27,13 +27,7 @@ using torch::Tensor;
 namespace nn = torch::nn;
 namespace functional = torch::nn::functional;
 
-/// Three linear layers.
-struct Perceptron : nn::Module {
-  nn::Linear first{register_module("first", nn::Linear(784, 400))};
-  nn::Linear second{register_module("second", nn::Linear(400, 400))};
-  nn::Linear last{register_module("last", nn::Linear(400, 10))};
-  Tensor forward(Tensor const& x) { return last(second(first(x.flatten(1)).relu()).relu()); }
-};
+using micro::Perceptron;
 
 struct Residual : Perceptron {
   Tensor forward(Tensor const& x) {

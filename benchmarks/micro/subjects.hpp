@@ -15,6 +15,16 @@ inline pawl::Mlp perceptron() {
   return pawl::Mlp(784, 10, pawl::MlpOptions{.hidden = {400, 400}}, pawl::Seed{1});
 }
 
+/// The same with a forward of its own.
+struct Perceptron : torch::nn::Module {
+  torch::nn::Linear first{register_module("first", torch::nn::Linear(784, 400))};
+  torch::nn::Linear second{register_module("second", torch::nn::Linear(400, 400))};
+  torch::nn::Linear last{register_module("last", torch::nn::Linear(400, 10))};
+  torch::Tensor forward(torch::Tensor const& x) {
+    return last(second(first(x.flatten(1)).relu()).relu());
+  }
+};
+
 inline pawl::SlimResNet18 slim_resnet18() {
   return pawl::SlimResNet18(3, 10, pawl::SlimResNet18Options{}, pawl::Seed{1});
 }
