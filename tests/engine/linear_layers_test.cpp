@@ -311,14 +311,23 @@ void check_importances(bool batched) {
   PerSamplePath path;
   Probe const usual{.model = net, .arena = arena, .path = &path};
   Probe const slow{.model = net, .arena = arena, .allow_batched = false, .reference = true};
+  Probe const reference{.model = net, .arena = arena, .reference = true};
+  for (auto const* probe : {&usual, &reference}) {
+    ProducedTensors produced;
+    auto const z = probe->logits(all.train, all.train.read(torch::arange(9)), &produced);
+    auto const met = LinearLayers::is_product(*z.grad_fn());
+    if (batched) CHECK(met == (products_of_a_batch && probe == &usual));
+  }
   auto const check = [&](auto&& of) {
-    Tensor found, expected;
+    Tensor found, by_graph, expected;
     auto const seen = products_in([&] { found = of(usual); });
     CAPTURE(path.obstacle);
     CHECK(path.batched == batched);
     CHECK_FALSE(path.compiled);
     if (batched) CHECK((seen > 0) == products_of_a_batch);
     CHECK(products_in([&] { expected = of(slow); }) == 0);
+    CHECK(products_in([&] { by_graph = of(reference); }) == 0);
+    CHECK(by_graph.allclose(found, 1e-4, 1e-6 * expected.abs().max().item<double>()));
     CHECK((found - expected).abs().max().item<double>() <=
           2e-5 * expected.abs().max().item<double>());
   };

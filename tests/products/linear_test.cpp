@@ -129,7 +129,7 @@ TEST_CASE("a gradient that is added at once rounds as one that is formed first")
       auto w = normal({out, in}, 2), formed = unwritten({out, in});
       if (!gradient.is_separable(w)) continue;
       ++separable;
-      large += n >= ManyRows{}.of_weights;
+      large += n > 512;
       gradient.form(formed);
       auto const expected = w.clone().add_(formed, -0.05);
       gradient.add_to(w, -0.05);
@@ -199,16 +199,23 @@ TEST_CASE("dense products agree with those in double precision, of any number of
       products::multiply_transposed(rectangle(x), rectangle(w), nullptr, to(y));
       products::multiply(by_row(d), rectangle(w), false, to(dx));
       products::multiply(by_column(d), rectangle(x), true, to(dw));
+      auto added = w.clone();
+      auto there = to(added);
+      there.add = true, there.factor = -0.5;
+      products::multiply(by_column(d), rectangle(x), true, there);
       if (threads > 1) {
         CHECK(y.equal(of_one[0]));
         CHECK(dx.equal(of_one[1]));
         CHECK(dw.equal(of_one[2]));
+        CHECK(added.equal(of_one[3]));
         continue;
       }
-      of_one = {y, dx, dw};
+      of_one = {y, dx, dw, added};
       CHECK(within(y, x2.mm(w2.t()), x2.abs().mm(w2.t().abs()), in));
       CHECK(within(dx, d2.mm(w2), d2.abs().mm(w2.abs()), out));
-      CHECK(within(dw, d2.t().mm(x2), d2.t().abs().mm(x2.abs()), n));
+      auto const gradient = d2.t().mm(x2), sizes = d2.t().abs().mm(x2.abs());
+      CHECK(within(dw, gradient, sizes, n));
+      CHECK(within(added, w2 - 0.5 * gradient, w2.abs() + 0.5 * sizes, n));
     }
   }
   at::set_num_threads(before);
@@ -461,6 +468,10 @@ TEST_CASE("what the kernels are not made for is left to LibTorch") {
   CHECK_FALSE(small(x.t().contiguous().t(), w, y));
   CHECK(small(normal({64, 40}, 0), w, y) == uses_own_products());
   CHECK_FALSE(small(normal({65, 40}, 0), w, y));
+  auto const many = many_rows();
+  CHECK((many.of_outputs > 1000) == outrun_libtorch());
+  CHECK((many.of_inputs > 1000) == outrun_libtorch());
+  CHECK((many.of_weights > 1000) == outrun_libtorch());
   auto const rows = normal({33, 40}, 4), few = normal({16, 40}, 5);
   auto of_few = unwritten({33, 16}), of_few_again = unwritten({33, 16});
   linear(of_few, rows, few, {});

@@ -131,10 +131,11 @@ inline void look_at_losses(Context const& c, Tensor const& loss, Named<Tensor> c
   }
   if (finite) return;
   Named<double> values;
-  auto text = text_of({"pawl: the loss is ", task_loss});
+  auto const shown = [](double x) { return std::isnan(x) ? std::abs(x) : x; };  // no "-nan"
+  auto text = text_of({"pawl: the loss is ", shown(task_loss)});
   for (auto const& [name, value] : penalties) {
     values.emplace_back(name, value.item<double>());
-    text += text_of({", the penalty of ", name, " is ", value.item<double>()});
+    text += text_of({", the penalty of ", name, " is ", shown(value.item<double>())});
   }
   text += text_of({" in experience ", c.index, ", step ", step});
   text +=

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../engine/compiled_chain.hpp"
+#include "../engine/first_use.hpp"
 #include "layer_graph.hpp"
 #include "layer_sum.hpp"
 #include "probe.hpp"
@@ -145,6 +146,7 @@ inline std::int64_t suitable_chunk(Dataset const& data, torch::Device device) {
 /// buffers, `.grad`, training flags and generators stay as found.
 inline Tensor per_sample_sum(Probe const& probe, Dataset const& data, Tensor const& positions,
                              PerSampleSum const& what) {
+  settle_first_use();
   auto& module = *probe.model.module;
   ModeScope mode(module, false);
   BufferScope buffers(module);

@@ -40,7 +40,7 @@ struct Probe {
   PerSamplePath* path = nullptr;  ///< where to report the way taken
 
   /// Logits [n, C'] of rows with their graph, in the mode the module is in. With `produced` the
-  /// graph reaches back to the inputs, and linear layers go by pawl's products.
+  /// graph reaches back to the inputs, and linear layers go by pawl's products (not for reference).
   Tensor logits(Dataset const& data, Rows const& rows, ProducedTensors* produced = nullptr) const {
     model.route(rows.task);
     auto x = inputs(data, rows);

@@ -52,13 +52,19 @@ inline Kernels kernels() {
 /// Outputs of a layer that has few of them.
 constexpr std::int64_t few_outputs = 16;
 
-/// Whether the kernels outrun LibTorch's products of any size. Those are MKL's, which uses no
-/// AVX-512 on processors of AMD, and so half of a core that has it.
+/// Inputs of a layer that has few of them, whose inner products are short, and multiplications that
+/// are over all the same before LibTorch's would have begun.
+constexpr std::int64_t few_inputs = 32, few_multiplications = 1 << 14;
+
+/// Whether the kernels outrun LibTorch's products of any number of rows. Those are MKL's, which
+/// uses no AVX-512 on processors of AMD, and so half of a core that has it, from family 1Ah (Zen 5)
+/// on.
 inline bool outrun_libtorch() {
 #ifdef PAWL_PRODUCTS
   static bool const do_so = [] {
     __builtin_cpu_init();
-    return kernels() == Kernels::avx512 && __builtin_cpu_is("amd") && at::hasMKL();
+    auto const is_late = __builtin_cpu_is("amd") && !__builtin_cpu_is("amdfam19h");
+    return kernels() == Kernels::avx512 && is_late && at::hasMKL();
   }();
   return do_so;
 #else

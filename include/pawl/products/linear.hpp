@@ -15,10 +15,10 @@ namespace products {
 // more, are 1.4 times as fast at 10 rows, 1.2 at 20 and as fast at 64; those of avx512.hpp form
 // outputs in three quarters of the time and add gradients to weights in half to two thirds, and
 // leave gradients of inputs to LibTorch but where there are few numbers. Outputs of a layer that
-// has few are formed one to three and a half times as fast. On processors of AMD with AVX-512,
-// where LibTorch's products have no use for it, pawl's are twice as fast and more, of any number of
-// rows. They sum in a fixed order, so that a row's outputs do not depend on the other rows of its
-// batch.
+// has few are formed one to three and a half times as fast; of those that have few inputs,
+// LibTorch's are faster. On processors of AMD from Zen 5 on, whose AVX-512 LibTorch's products do
+// not use, pawl's are twice as fast and more, of any number of rows. They sum in a fixed order, so
+// that a row's outputs do not depend on the other rows of its batch.
 //
 // From 32 rows on, products of which enough is zero are those of sparse.hpp: at 128 rows 2.4 to 2.7
 // times as fast where a fifth is not zero, 1.3 to 1.6 where half is not. Whether it is enough is
@@ -36,7 +36,9 @@ inline void linear(Tensor& y, Tensor const& x, Tensor const& w, Tensor const& bi
       multiply_sparse(factor(x), factor_transposed(w), b, to);
       return;
     }
-    if (w.size(0) <= few_outputs || is_small(x, many_rows().of_outputs, w, y)) {
+    auto const is_short = x.size(1) < few_inputs && x.numel() * w.size(0) > few_multiplications;
+    auto const is_narrow = w.size(0) <= few_outputs;
+    if (!is_short && (is_narrow || is_small(x, many_rows().of_outputs, w, y))) {
       ShownProduct const shown(x, false, w, true);
       products::multiply_transposed(rectangle(x), rectangle(w), b, to);
       return;
