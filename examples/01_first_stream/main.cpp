@@ -4,12 +4,7 @@
 //
 // Run from the root of the project:  build/release/examples/01_first_stream
 
-#include <pawl/data/digits.hpp>
-#include <pawl/observe/progress.hpp>
 #include <pawl/pawl.hpp>
-#include <pawl/strategies/lwf.hpp>
-#include <pawl/strategies/replay.hpp>
-#include <pawl/stream/split_classes.hpp>
 
 #include <fmt/core.h>
 #include <torch/nn/modules/activation.h>

@@ -6,9 +6,7 @@
 //
 // Run from the root of the project:  build/release/examples/02_your_own_strategy
 
-#include <pawl/data/digits.hpp>
 #include <pawl/pawl.hpp>
-#include <pawl/stream/split_classes.hpp>
 
 #include <fmt/core.h>
 #include <torch/nn/modules/activation.h>
